@@ -1,0 +1,1 @@
+"""A pre-trained network, opened up: weights, stages, features, surgery."""

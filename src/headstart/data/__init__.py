@@ -1,0 +1,1 @@
+"""From files to pixels: find, check and split the images."""

@@ -1,0 +1,150 @@
+"""Look at every file once, before anything is trained on it.
+
+Every image is decoded whole, so that a broken one is named now and not in the middle of a night of
+training; its bytes are hashed, so that copies are known before the split is drawn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from headstart.data.images import ImageInfo, ImageRefused, inspect
+from headstart.data.sources import Dataset, Sample
+from headstart.errors import DataError, show
+from headstart.parallel import ordered_map, progress
+
+REFUSED_SHARE_LIMIT = 0.5
+"""With more refused files than this share, the folder is probably not what the user thinks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file that cannot be used, and why (a closed list of reasons)."""
+
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is in the folder. `infos[i]` describes `dataset.samples[i]`; None when it is refused."""
+
+    infos: tuple[ImageInfo | None, ...]
+    refused: tuple[Refused, ...]
+    duplicates: tuple[tuple[str, ...], ...]
+    """Paths with the same content, one tuple per content."""
+    label_conflicts: tuple[tuple[str, ...], ...]
+    """Those among them that lie under more than one class."""
+    leaks: tuple[tuple[str, ...], ...]
+    """Those among them that lie on both sides of the user's own split."""
+
+
+def check(dataset: Dataset, workers: int, min_side_px: int) -> Findings:
+    """Decode and hash every sample in parallel; find the broken ones and exact duplicates.
+
+    Args:
+        min_side_px: the shorter side that later steps need; JPEGs are decoded no larger than needed.
+
+    Raises:
+        DataError: no file, or less than half of the files, can be read.
+    """
+
+    def look(sample: Sample) -> ImageInfo | Refused:
+        try:
+            return inspect(dataset.locate(sample), min_side_px=min_side_px)[0]
+        except ImageRefused as error:
+            return Refused(sample.path, error.reason, error.detail)
+
+    samples = dataset.samples
+    found = ordered_map(look, samples, workers, chunk=16)
+    looked = list(progress(found, len(samples), "checking"))
+    refused = tuple(item for item in looked if isinstance(item, Refused))
+    infos = tuple(None if isinstance(item, Refused) else item for item in looked)
+    if len(refused) > REFUSED_SHARE_LIMIT * len(samples):
+        raise DataError(
+            f"{len(refused)} of {len(samples)} files cannot be read as images",
+            where=dataset.root,
+            received=_examples(refused),
+            do="Check that this is the folder you meant, and that the files were copied whole.",
+        )
+    copies = _copies(samples, infos)
+    return Findings(
+        infos=infos,
+        refused=refused,
+        duplicates=_paths(copies),
+        label_conflicts=_paths(c for c in copies if len({s.label for s in c}) > 1),
+        leaks=_paths(c for c in copies if len({s.split == "test" for s in c}) > 1),
+    )
+
+
+def _copies(
+    samples: tuple[Sample, ...], infos: tuple[ImageInfo | None, ...]
+) -> list[tuple[Sample, ...]]:
+    by_content: dict[str, list[Sample]] = defaultdict(list)
+    for sample, info in zip(samples, infos, strict=True):
+        if info is not None:
+            by_content[info.content_hash].append(sample)
+    return [tuple(group) for group in by_content.values() if len(group) > 1]
+
+
+def _paths(groups: Iterable[tuple[Sample, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(sample.path for sample in group) for group in groups)
+
+
+def _examples(refused: tuple[Refused, ...]) -> str:
+    counts = Counter(item.reason for item in refused)
+    reasons = ", ".join(f"{n} x {reason}" for reason, n in counts.most_common())
+    return f"{reasons}; for example {show(refused[0].path)} ({refused[0].detail})"
+
+
+def to_json(dataset: Dataset, findings: Findings, parts: Callable[[int], str]) -> dict[str, Any]:
+    """data.json. `parts(i)` tells where sample i went: train, test, or the reason it was left out."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in dataset.classes}
+    for i, sample in enumerate(dataset.samples):
+        counts[dataset.classes[sample.label]][parts(i)] += 1
+    known = [info for info in findings.infos if info is not None]
+    return {
+        "root": show(dataset.root.resolve().name),
+        "n": len(known),
+        "classes": list(dataset.classes),
+        "counts": [
+            {
+                "class": name,
+                "total": counts[name]["train"] + counts[name]["test"],
+                "train": counts[name]["train"],
+                "test": counts[name]["test"],
+            }
+            for name in dataset.classes
+        ],
+        "unreadable": [
+            {"path": item.path, "reason": item.reason, "detail": item.detail}
+            for item in findings.refused
+        ],
+        "ignored": [{"path": path, "reason": reason} for path, reason in dataset.ignored],
+        "duplicates": [list(group) for group in findings.duplicates],
+        "label_conflicts": [list(group) for group in findings.label_conflicts],
+        "leaks": [list(group) for group in findings.leaks],
+        "formats": dict(Counter(info.format for info in known).most_common()),
+        "width_px": _spread([info.width for info in known]),
+        "height_px": _spread([info.height for info in known]),
+    }
+
+
+def _spread(values: list[int]) -> dict[str, float]:
+    return {"min": min(values), "median": median(values), "max": max(values)}
+
+
+def content_digest(root: Path, contents: Iterable[str]) -> str:
+    """One digest for a set of images by content alone: names, order and folder do not matter."""
+    import hashlib
+
+    digest = hashlib.blake2b(digest_size=16)
+    for content in sorted(contents):
+        digest.update(content.encode())
+    return digest.hexdigest()

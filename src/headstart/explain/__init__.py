@@ -1,0 +1,1 @@
+"""Pictures of what was done and seen."""

@@ -1,0 +1,101 @@
+"""Ordered work in threads, and the one progress line on the terminal.
+
+Threads, not processes: Pillow and ONNX Runtime release the interpreter lock, pixels need not be
+copied, and nothing is imported twice.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def ordered_map(
+    work: Callable[[T], R], items: Sequence[T], workers: int, chunk: int = 1
+) -> Iterator[R]:
+    """Results of `work` in the order of `items`, computed by `workers` threads.
+
+    At most 4 chunks per worker are in flight, so memory does not grow with the number of items. An
+    exception stops the rest: what has not begun is cancelled, what runs is waited for.
+    """
+
+    def work_chunk(part: Sequence[T]) -> list[R]:
+        return [work(item) for item in part]
+
+    parts = iter([items[i : i + chunk] for i in range(0, len(items), chunk)])
+    pending: deque[Future[list[R]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for part in parts:
+                pending.append(pool.submit(work_chunk, part))
+                if len(pending) >= 4 * workers:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+class _RateColumn(ProgressColumn):
+    """Images per second since the start."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.elapsed or 0.0
+        return Text(f"{task.completed / elapsed:.0f} img/s" if elapsed > 0.5 else "")
+
+
+def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """Pass items through while one line on stderr shows how far, how fast and how long still.
+
+    Without a terminal (a log file, CI) a plain line is printed every 15 seconds.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from _plain_progress(items, total, label)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def _plain_progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    began = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and done < total:
+            rate = done / (now - began)
+            left = (total - done) / rate
+            sys.stderr.write(f"{label}: {done} of {total}, {rate:.0f} img/s, {left:.0f} s left\n")
+            last = now

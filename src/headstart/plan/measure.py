@@ -1,0 +1,223 @@
+"""Measure what decides the case: how large the data are, how similar to the source, how deep.
+
+N images, D channels, S stages. Everything is measured on development images only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.backbone.features import Features
+from headstart.backbone.graph import TapGraph
+from headstart.backbone.load import EMBEDDED_SHA256
+from headstart.plan.probe import MAX_IMAGES, Probe, probe
+
+Int = NDArray[np.int64]
+
+SHIFT_IMAGES = 160
+"""The shift moves with the number of images; the thresholds were set at this many."""
+RESAMPLES = 400
+CALIBRATED: Mapping[tuple[str, int], tuple[float, float]] = {
+    # (weights, size in px): similar below, different from. Measured on 20 data sets: docs/log.md.
+    (EMBEDDED_SHA256, 224): (0.50, 0.55),
+}
+IMBALANCE = 3.0
+"""with a largest class over this many times the smallest, accuracy gives way to balanced accuracy"""
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """Distance to the source of the loaded weights, at the last BatchNorm."""
+
+    verdict: str
+    """similar, unclear or different"""
+    bn_shift: float | None
+    low: float | None
+    high: float | None
+    n: int
+    thresholds: tuple[float, float] | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageProbe:
+    """What a frozen stage knows about the classes."""
+
+    stage: str
+    width: int
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The numbers that the decision is made from."""
+
+    n: int
+    per_class: Mapping[str, int]
+    similarity: Similarity
+    depth: tuple[StageProbe, ...]
+    """one per stage, in order"""
+    all_stages: StageProbe
+    chance: float
+    """the score of always naming the largest class"""
+    metric: str
+    probe_images: int
+    """how many images the probes used"""
+
+    @property
+    def learnable(self) -> bool:
+        """Whether the best probe beats chance by more than two standard errors."""
+        best = max((*self.depth, self.all_stages), key=lambda row: row.probe.score).probe
+        return best.score > self.chance + 2 * best.se
+
+
+def measure(
+    graph: TapGraph,
+    features: Features,
+    images: Int,
+    labels: Int,
+    groups: Int,
+    hashes: Sequence[str],
+    classes: Sequence[str],
+    seed: int,
+) -> Measurement:
+    """Measure size, similarity and the depth profile.
+
+    Args:
+        features: of all images. images: int [N], rows of the development images.
+        labels, groups: int [N] of these. hashes: their content hashes.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    metric = choose_metric(counts)
+    some = _subset(labels, seed)
+    rows = images[some]
+    stages = []
+    for name in features.stages:
+        x = features.stage(name, rows)
+        found = probe(x, labels[some], groups[some], len(classes), metric)
+        stages.append(StageProbe(name, x.shape[1], found))
+    x = features.all_stages(rows)
+    together = StageProbe(
+        "all", x.shape[1], probe(x, labels[some], groups[some], len(classes), metric)
+    )
+    chance = counts.max() / counts.sum() if metric == "accuracy" else 1 / (counts > 0).sum()
+    return Measurement(
+        n=len(images),
+        per_class={name: int(n) for name, n in zip(classes, counts, strict=True)},
+        similarity=similarity(graph, features, images, hashes, seed),
+        depth=tuple(stages),
+        all_stages=together,
+        chance=float(chance),
+        metric=metric,
+        probe_images=len(some),
+    )
+
+
+def choose_metric(counts: Int) -> str:
+    """Accuracy, or balanced accuracy when the largest class is over 3 times the smallest.
+
+    >>> choose_metric(np.array([100, 400]))
+    'balanced_accuracy'
+    """
+    smallest = max(1, int(counts.min()))
+    return "balanced_accuracy" if counts.max() > IMBALANCE * smallest else "accuracy"
+
+
+def similarity(
+    graph: TapGraph, features: Features, images: Int, hashes: Sequence[str], seed: int
+) -> Similarity:
+    """Shift of the last BatchNorm between these images and the statistics stored in the weights.
+
+    Per channel the squared Wasserstein-2 distance of two normal distributions, in units of the
+    source's variance, less the sampling bias of the mean; then the root of the mean over channels.
+    The interval is a bootstrap over images.
+    """
+    if not graph.has_norm:
+        return _unknown("This network has no BatchNorm, so the shift cannot be measured")
+    # Drawn by content, so that neither names nor order nor the rest of the folder matter.
+    chosen = np.argsort(np.array(hashes, dtype=object))[:SHIFT_IMAGES]
+    means = features.stage("norm_mean", images[chosen]).astype(np.float64)  # [n, D]
+    squares = features.stage("norm_square", images[chosen]).astype(np.float64)
+    source_mean, source_variance = (a.astype(np.float64) for a in graph.norm_statistics())
+    n = len(chosen)
+    usable = source_variance > 1e-6  # dead channels say nothing and would divide by zero
+    arrays = (means[:, usable], squares[:, usable], source_mean[usable], source_variance[usable])
+    value = float(_shift(np.full((1, n), 1 / n), *arrays, bias=1.0)[0])
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
+    # A resample carries the sampling noise of the data and its own: twice the bias.
+    spread = _shift(draws, *arrays, bias=2.0)
+    low, high = (float(v) for v in np.quantile(spread, [0.025, 0.975]))
+    low, high = min(low, value), max(high, value)
+    thresholds = CALIBRATED.get((graph.weights_sha256, graph.preprocess.size_px))
+    if thresholds is None:
+        found = _unknown(
+            f"The shift is {value:.2f}, but its thresholds are not known for these weights at "
+            f"{graph.preprocess.size_px} px"
+        )
+        return Similarity("unclear", value, low, high, n, None, found.sentence)
+    verdict = similarity_verdict(value, low, high, thresholds)
+    relation = {
+        "similar": f"below {thresholds[0]:.2f}: like the images this network was trained on",
+        "different": f"from {thresholds[1]:.2f} on: unlike the images this network was trained on",
+        "unclear": f"not clearly below {thresholds[0]:.2f} nor above {thresholds[1]:.2f}",
+    }[verdict]
+    sentence = f"BatchNorm shift {value:.2f} [{low:.2f}, {high:.2f}] from {n} images, {relation}."
+    return Similarity(verdict, value, low, high, n, thresholds, sentence)
+
+
+def similarity_verdict(
+    value: float, low: float, high: float, thresholds: tuple[float, float]
+) -> str:
+    """similar, different or unclear; an interval that reaches the other side is unclear.
+
+    >>> similarity_verdict(0.39, 0.37, 0.41, (0.50, 0.55))
+    'similar'
+    >>> similarity_verdict(0.49, 0.40, 0.58, (0.50, 0.55))
+    'unclear'
+    """
+    similar_below, different_from = thresholds
+    if value < similar_below and high < different_from:
+        return "similar"
+    if value >= different_from and low >= similar_below:
+        return "different"
+    return "unclear"
+
+
+def _unknown(why: str) -> Similarity:
+    return Similarity("unclear", None, None, None, 0, None, f"{why}; similarity is left open.")
+
+
+def _shift(
+    weights: NDArray[np.float64],  # [draws, n], rows sum to 1
+    means: NDArray[np.float64],  # [n, D] per image
+    squares: NDArray[np.float64],
+    source_mean: NDArray[np.float64],  # [D]
+    source_variance: NDArray[np.float64],
+    bias: float,
+) -> NDArray[np.float64]:
+    """Root mean squared W2 distance per draw, in source standard deviations."""
+    mean = weights @ means  # [draws, D]
+    variance = np.maximum(weights @ squares - mean**2, 0)
+    between = np.maximum(weights @ means**2 - mean**2, 0)  # variance of the per-image means
+    n = means.shape[0]
+    apart = (mean - source_mean) ** 2 - bias * between / max(1, n - 1)
+    wider = (np.sqrt(variance) - np.sqrt(source_variance)) ** 2
+    squared = ((apart + wider) / source_variance).mean(1)
+    return np.asarray(np.sqrt(np.maximum(squared, 0)))
+
+
+def _subset(labels: Int, seed: int) -> Int:
+    """At most MAX_IMAGES indices, the classes in proportion, at least two of each."""
+    if len(labels) <= MAX_IMAGES:
+        return np.arange(len(labels))
+    rng = np.random.default_rng(seed)
+    share = MAX_IMAGES / len(labels)
+    picked = []
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        picked.append(rng.permutation(mine)[: max(2, round(share * len(mine)))])
+    return np.sort(np.concatenate(picked))

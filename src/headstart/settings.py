@@ -1,0 +1,98 @@
+"""Typed settings: one frozen object per command, one doc line and unit per field.
+
+Contradictions are refused here, in the words of the flags, before anything is read or written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from headstart.errors import ArgumentError
+
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+
+
+class FitSettings(BaseModel):
+    """Everything `headstart fit` (and `plan`, which stops half-way) can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path = Field(description="folder of images: CLASS/* or {train,val,test}/CLASS/*")
+    out: Path | None = Field(None, description="run folder; default runs/<data>-<k>")
+    test: Path | None = Field(None, description="folder of test images: CLASS/*")
+    case: Literal[1, 2, 3, 4] | None = Field(None, description="force one of the four cases")
+    cut: str | None = Field(None, description="stage after which the network is cut (case 2)")
+    from_scratch: bool = Field(False, description="force case 4 with random weights only")
+    backbone: str = Field(DEFAULT_BACKBONE, description="name of a timm CNN")
+    weights: Path | None = Field(None, description="file with the backbone's weights")
+    size: int | None = Field(None, description="side of the network's input in px", ge=32, le=1024)
+    budget: float | None = Field(None, description="minutes of wall clock; 0: frozen only", ge=0)
+    small_below: int = Field(1_000, description="fewer training images than this are small", ge=1)
+    large_above: int = Field(10_000, description="this many training images are large", ge=1)
+    seed: int = Field(0, description="seed of splits, heads and bootstrap", ge=0)
+    resume: bool = Field(False, description="go on with, or print, an existing run")
+    report: bool = Field(True, description="write report.html")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> FitSettings:
+        if self.cut is not None and self.case not in (None, 2):
+            raise ValueError(f"--cut belongs to case 2 and cannot go with --case {self.case}")
+        if self.from_scratch and (self.cut is not None or self.case not in (None, 4)):
+            raise ValueError("--from-scratch means case 4 and cannot go with --cut or another case")
+        if self.small_below > self.large_above:
+            raise ValueError("--small-below must not be above --large-above")
+        return self
+
+    def that_matter(self) -> dict[str, Any]:
+        """The settings that decide the result: a resumed run must agree with them."""
+        return self.model_dump(mode="json", exclude={"out", "resume", "report"})
+
+
+def fit_settings(values: Mapping[str, Any]) -> FitSettings:
+    """Build FitSettings from plain values.
+
+    Raises:
+        ArgumentError: an unknown key (the nearest one is offered), a wrong type, a contradiction.
+    """
+    unknown = [key for key in values if key not in FitSettings.model_fields]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], FitSettings.model_fields, n=1)
+        raise ArgumentError(
+            "Unknown setting",
+            received=unknown[0],
+            do=f"Did you mean {close[0]}?" if close else "See headstart fit --help.",
+        )
+    try:
+        return FitSettings(**values)
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise ArgumentError(
+            message if not name else f"--{name.replace('_', '-')}: {message}",
+            received=None if not name else first["input"],
+            do="See headstart fit --help.",
+        ) from cause
+
+
+def cache_dir() -> Path:
+    """Where graphs and features are kept: $HEADSTART_CACHE, else the XDG cache, else ~/.cache."""
+    own = os.environ.get("HEADSTART_CACHE")
+    if own:
+        return Path(own)
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".cache") / "headstart"
+
+
+def threads() -> int:
+    """Processors this process may use: the scheduler's affinity, not the machine's count."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)

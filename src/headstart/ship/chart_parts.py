@@ -1,0 +1,95 @@
+"""What the report's charts share: colours, labels, axes and the finish of a specification.
+
+Axes count places (0, 1, 2, ...) and look each label up in a list. Vega keeps ticks and groups under
+their value in plain objects, so that a class called `__proto__` as a value would break the chart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Record = dict[str, Any]
+
+MOST_CLASSES = 40  # above this, one row per class is no longer readable in a chart
+BLUE, ORANGE, GREY, PALE, INK = "#0b6aa2", "#c8500a", "#8a949e", "#eef1f4", "#1d2a35"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+AS_SHARE = ("accuracy", "balanced_accuracy", "top5_accuracy", "sens", "spec")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One drawing: a Vega-Lite specification, its words for those who cannot see it, its limits."""
+
+    name: str
+    spec: Record
+    alt: str
+    min_px: int = 0
+    max_px: int = 0
+
+
+def is_share(metric: object) -> bool:
+    """Whether a metric is a share of images, and so reads best in per cent."""
+    return str(metric).startswith(AS_SHARE)
+
+
+def named(name: object) -> str:
+    """A name as a label; an empty one would look like a fault of the page."""
+    return str(name) if name is not None and str(name).strip() else "(no name)"
+
+
+def axis(metric: str) -> Any:
+    """An axis in per cent for shares, in plain numbers otherwise."""
+    import altair as alt
+
+    return alt.Axis(format="~%", tickCount=5) if is_share(metric) else alt.Axis(tickCount=5)
+
+
+def places(labels: list[str], **axis: Any) -> Record:
+    """Scale and axis of a row of places whose labels stand in the chart's parameter `labels`."""
+    import altair as alt
+
+    return {
+        "sort": None,
+        "scale": alt.Scale(domain=list(range(len(labels)))),
+        "axis": alt.Axis(labelExpr="labels[datum.value]", labelOverlap=False, **axis),
+    }
+
+
+def two_colours(field: str, kinds: list[str], colours: Sequence[str] = (BLUE, ORANGE)) -> Any:
+    """Two kinds of marks in two colours that stay apart for colour-blind eyes."""
+    import altair as alt
+
+    scale = alt.Scale(domain=kinds, range=list(colours))
+    return alt.Color(f"{field}:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
+
+
+def finish(chart: Any, height: int, labels: Sequence[str] = ()) -> Record:
+    """Full width of its place on the page, one font, quiet axes; as plain JSON values."""
+    import altair as alt
+
+    text = {"labelFont": FONT, "titleFont": FONT, "labelFontSize": 12, "titleFontSize": 12}
+    axis = {"domainColor": "#b9c1c8", "tickColor": "#b9c1c8", "gridColor": "#e8ecef"}
+    styled = (
+        chart.properties(
+            width="container",
+            height=height,
+            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        )
+        .configure(font=FONT, background="transparent", padding=4)
+        .configure_view(stroke=None)
+        .configure_axis(
+            **text,
+            **axis,
+            labelColor=INK,
+            titleColor="#4a5763",
+            titleFontWeight="normal",
+            labelLimit=130,
+        )
+        .configure_legend(**text, labelColor=INK, titleColor="#4a5763", titleFontWeight="normal")
+    )
+    if labels:
+        styled = styled.add_params(alt.param(name="labels", value=list(labels)))
+    spec: Record = styled.to_dict()
+    return spec

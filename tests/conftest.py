@@ -1,0 +1,74 @@
+"""Shared toys and real data: the core of every test runs on what is drawn here.
+
+Real data sets are found through $HEADSTART_DATA (unpacked folders) or as archives in ../shared/data;
+tests that want one skip with a reason when it is absent.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ARCHIVES = REPOSITORY.parent / "shared" / "data"
+COLOURS = {"blue": (40, 60, 200), "green": (50, 170, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`dataset("trashnet")` is the folder of a real data set, or skips the test."""
+    unpacked: dict[str, Path] = {}
+
+    def find(name: str) -> Path:
+        given = os.environ.get("HEADSTART_DATA")
+        if given and (Path(given) / name).exists():
+            return Path(given) / name
+        if (ARCHIVES / name).is_file():
+            return ARCHIVES / name
+        archive = ARCHIVES / f"{name}.tar"
+        if not archive.is_file():
+            pytest.skip(f"the data set {name} is not at hand ($HEADSTART_DATA, {archive.name})")
+        if name not in unpacked:
+            folder = tmp_path_factory.mktemp("data")
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+            unpacked[name] = folder / name
+        return unpacked[name]
+
+    return find
+
+
+def draw_photos(folder: Path, per_class: int, side_px: int = 64, seed: int = 0) -> Path:
+    """A toy data set: noisy single-coloured photos, one folder per colour, easy to tell apart."""
+    rng = np.random.default_rng(seed)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            noise = rng.normal(0, 25, (side_px, side_px, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{name}_{i}.png")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A toy folder: 3 colours x 12 photos."""
+    return draw_photos(tmp_path / "photos", per_class=12)
+
+
+@pytest.fixture(scope="session")
+def toy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the whole session: the network is exported once, not once per test."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(toy_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(toy_cache))
