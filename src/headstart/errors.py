@@ -11,6 +11,7 @@ import errno
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 
 class HeadstartError(Exception):
@@ -34,15 +35,23 @@ class HeadstartError(Exception):
         do: str | None = None,
     ) -> None:
         self.what, self.where, self.received, self.do = what, where, received, do
-        text = what
+        text = show(what)
         if where is not None:
             text += f": {show(where)}"
         text += "."
         if received is not None:
             text += f" Received: {show(received)}."
         if do is not None:
-            text += f" {do}"
+            text += f" {show(do)}"
         super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = {"where": self.where, "received": self.received, "do": self.do}
+        return _again, (type(self), self.what, facts)
+
+
+def _again(kind: type[HeadstartError], what: str, facts: dict[str, Any]) -> HeadstartError:
+    return kind(what, **facts)
 
 
 class ArgumentError(HeadstartError):
@@ -117,11 +126,23 @@ def require(package: str, extra: str, feature: str) -> ModuleType:
     """Import an optional package where it is used, or say which extra brings it."""
     try:
         return importlib.import_module(package)
-    except ModuleNotFoundError as cause:
+    except ImportError as cause:
+        absent = isinstance(cause, ModuleNotFoundError) and cause.name == package.partition(".")[0]
         raise ExtraMissingError(
-            f"{feature} needs the package {package}, which is not installed",
+            f"{feature} needs the package {package}, which "
+            + ("is not installed" if absent else f"cannot be imported ({cause})"),
             do=f"Install it with: pip install 'headstart[{extra}]'",
         ) from cause
+
+
+PATH_FAULTS = {
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EEXIST: "a part of this path is a file, not a folder",
+    errno.EISDIR: "a folder has this name",
+    errno.ENOTEMPTY: "a folder has this name",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "links on this path lead in a circle",
+}
 
 
 def from_os(cause: OSError, what: str, where: object) -> HeadstartError:
@@ -138,9 +159,9 @@ def from_os(cause: OSError, what: str, where: object) -> HeadstartError:
             where=where,
             do="Choose a folder you may write to with --out.",
         )
-    if cause.errno in (errno.ENOTDIR, errno.EEXIST):
+    if cause.errno in PATH_FAULTS:
         return RunFolderError(
-            f"{what}: a part of this path is a file, not a folder",
+            f"{what}: {PATH_FAULTS[cause.errno]}",
             where=where,
             do="Choose another folder with --out.",
         )

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from rich.console import Console
@@ -56,6 +57,14 @@ def ordered_map(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Linear algebra on one thread: jobs run side by side instead, which is faster for matrices
+    of this size, and the sums are then the same whatever the number of processors."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, "blas")  # type: ignore[no-any-return]
 
 
 class _RateColumn(ProgressColumn):

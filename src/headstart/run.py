@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
+import math
 import os
 import platform
 import re
-import resource
+import secrets
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +32,7 @@ from typing import Any, Self
 from headstart.errors import HeadstartError, RunFolderError, from_os, show
 
 RESULTS = ("run.json", "data.json", "split.csv", "plan.json", "evaluation.json")
+FORMULA_STARTS = tuple("=+-@＝＋－＠\t\r\n\x00")  # the wide ones count in East Asian spreadsheets
 VERSIONS_THAT_MATTER = ("headstart", "onnxruntime", "scikit-learn", "numpy", "pillow")
 
 
@@ -39,28 +42,31 @@ VERSIONS_THAT_MATTER = ("headstart", "onnxruntime", "scikit-learn", "numpy", "pi
 def atomic_write(path: Path, content: bytes | str) -> None:
     """Write a whole file or nothing: temporary file, fsync, rename, fsync of the folder.
 
+    Text becomes UTF-8; the undecodable bytes of a file name are written as `\\udcff`.
+
     Raises:
         MachineError: the disk is full. RunFolderError: no permission. The old file stays.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary: str | None = None
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-        temporary = None
+        temporary.replace(path)
         sync_folder(path.parent)
     except OSError as cause:
         raise from_os(cause, "Could not write the file", path) from cause
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # there only when something failed
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside the file. Opened as any file, so that its mode follows the user's umask."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
 
 
 def sync_folder(folder: Path) -> None:
@@ -70,20 +76,44 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as cause:
+        if cause.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise  # those three: a file system, often of a network, that cannot flush a folder
     finally:
         os.close(handle)
 
 
-def _umask() -> int:
-    # There is no way to read the umask but to set it; mkstemp's 0600 would hide results from others.
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
-
-
 def write_json(path: Path, value: object) -> None:
-    """Write strict JSON (no NaN) atomically, keys in the order given."""
-    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write strict JSON atomically, keys in the order given; what is not finite becomes null."""
+    text = json.dumps(strict(value), indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write(path, text + "\n")
+
+
+def strict(value: object) -> Any:
+    """The value in the words of strict JSON: every reader can parse it and print it.
+
+    NaN and infinity become null, numbers of NumPy plain numbers, paths text, and the undecodable
+    bytes of a file name the text `\\udcff`, as in the tables and on the terminal.
+
+    >>> strict({"score": float("nan"), "path": Path("a/b"), "where": "\\udcff"})
+    {'score': None, 'path': 'a/b', 'where': '\\\\udcff'}
+    """
+    match value:
+        case None | bool():
+            return value
+        case str() | os.PathLike():
+            return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+        case Integral():
+            return int(value)
+        case Real():
+            return float(value) if math.isfinite(value) else None
+        case Mapping():
+            return {strict(str(key)): strict(item) for key, item in value.items()}
+        case list() | tuple():
+            return [strict(item) for item in value]
+    if hasattr(value, "tolist"):  # an array, or a truth value of NumPy
+        return strict(value.tolist())
+    raise TypeError(f"a {type(value).__name__} has no place in a JSON file")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -93,14 +123,22 @@ def read_json(path: Path) -> dict[str, Any]:
         RunFolderError: missing, unreadable, or not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except OSError as cause:
         raise RunFolderError(f"Could not read the file ({cause.strerror})", where=path) from cause
-    except ValueError as cause:
-        raise RunFolderError("This file is not valid JSON", where=path) from cause
+    except (ValueError, RecursionError) as cause:
+        raise RunFolderError(
+            "This file is damaged: it is not valid JSON",
+            where=path,
+            do="Restore it from a copy, or start a new run with another --out.",
+        ) from cause
     if not isinstance(value, dict):
         raise RunFolderError("This file does not hold a JSON object", where=path)
     return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -118,12 +156,15 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def csv_cell(value: object) -> str:
-    """One cell: text that begins like a formula gets a leading apostrophe, numbers stay numbers."""
-    if isinstance(value, float | int):
-        return repr(value)
-    text = str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    text = text.replace("\x00", "\\x00")
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    """One cell: text that begins like a formula gets a leading apostrophe, numbers stay numbers.
+
+    None is an empty cell. What the csv module cannot carry is escaped: NUL, CR, undecodable bytes.
+    """
+    if isinstance(value, Real):
+        return str(value)
+    text = "" if value is None else str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    quote = "'" if text.startswith(FORMULA_STARTS) else ""
+    return quote + text.replace("\x00", "\\x00").replace("\r", "\\r")
 
 
 # -- the run -------------------------------------------------------------------------------------
@@ -131,9 +172,10 @@ def csv_cell(value: object) -> str:
 
 def next_free(data: Path, base: Path = Path("runs")) -> Path:
     """The default run folder: runs/<data>-<k> with the next free k."""
-    stem = re.sub(r"[^\w.-]+", "_", data.resolve().name).strip("._-") or "data"
+    name = Path(os.path.abspath(data)).name  # noqa: PTH100 - as typed; resolve() fails on link loops
+    stem = re.sub(r"[^\w.-]+", "_", name)[:48].strip("._-") or "data"
     k = 1
-    while (base / f"{stem}-{k}").exists():
+    while os.path.lexists(base / f"{stem}-{k}"):
         k += 1
     return base / f"{stem}-{k}"
 
@@ -150,9 +192,9 @@ class Run:
         self._began = time.perf_counter()
         self._manifest: dict[str, Any] = {
             "status": "running",
-            "headstart": version("headstart"),
+            "headstart": versions().get("headstart"),
             "command": command,
-            "name": folder.name,
+            "name": folder.absolute().name,
             "settings": settings,
             "seed": settings.get("seed"),
             "threads": threads,
@@ -177,7 +219,12 @@ class Run:
     def __enter__(self) -> Self:
         make_folder(self.folder)
         self._lock = _lock(self.folder / ".lock")
-        self._save()
+        try:
+            self._mend()
+            self._save()
+        except BaseException:
+            self._unlock()
+            raise
         return self
 
     def __exit__(
@@ -187,22 +234,19 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if error is not None and self._manifest["status"] == "running":
-                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-                self.finish(
-                    "stopped" if stopped else "failed",
-                    "stopped by the user"
-                    if stopped
-                    else str(error)
-                    if isinstance(error, HeadstartError)
-                    else f"{type(error).__name__}: {show(error)}",
-                )
+            if error is None:
+                if self._manifest["status"] == "running":
+                    self.finish("done")
+            elif isinstance(error, KeyboardInterrupt | SystemExit):
+                self.finish("stopped", "stopped by the user")
+            else:
+                own = isinstance(error, HeadstartError)
+                self.finish("failed", f"{'' if own else type(error).__name__ + ': '}{show(error)}")
         except HeadstartError:
             if error is None:
-                raise
+                raise  # else the first error is the one to tell
         finally:
-            if self._lock is not None:
-                os.close(self._lock)
+            self._unlock()
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -215,7 +259,7 @@ class Run:
 
     def note(self, key: str, value: object) -> None:
         """Record one more fact in run.json."""
-        self._manifest[key] = value
+        self._manifest[key] = strict(value)
 
     def finish(self, status: str, error: str | None = None) -> None:
         """Close the manifest with `done`, `stopped` or `failed`."""
@@ -238,10 +282,12 @@ class Run:
 
     def log(self, event: str, **facts: object) -> None:
         """Append one event to log.jsonl: one line, whatever the strings hold."""
-        line = json.dumps(
-            {"t": round(time.perf_counter() - self._began, 3), "event": event, **facts},
-            default=str,
-        )
+        seconds = round(time.perf_counter() - self._began, 3)
+        try:
+            facts = strict(facts)
+        except TypeError:
+            facts = {key: str(fact) for key, fact in facts.items()}
+        line = json.dumps(strict({"t": seconds, "event": event, **facts}), allow_nan=False)
         try:
             with self.path("log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -251,21 +297,42 @@ class Run:
     def _save(self) -> None:
         write_json(self.path("run.json"), self._manifest)
 
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _mend(self) -> None:
+        """Clear away what a killed process left: temporary files, half a line of the log."""
+        try:
+            for folder in (self.folder, self.model):
+                for leftover in folder.glob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
+            log = self.path("log.jsonl")
+            if log.exists():
+                with log.open("r+b") as file:
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        except OSError as cause:
+            raise from_os(cause, "Could not tidy the run folder", self.folder) from cause
+
 
 def make_folder(folder: Path) -> None:
     """Create a folder and prove that it can be written to, before any work is done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, probe = tempfile.mkstemp(prefix=".probe.", dir=folder)
-        os.close(handle)
-        Path(probe).unlink()
+        probe = _temporary(folder / "probe")
+        probe.touch(exist_ok=False)
+        probe.unlink()
     except OSError as cause:
         raise from_os(cause, "Could not create the run folder", folder) from cause
 
 
 def _lock(path: Path) -> int:
     """Hold an advisory lock that the system drops when the process dies, however it dies."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as cause:
+        raise from_os(cause, "Could not lock the run folder", path.parent) from cause
     try:
         if os.name == "posix":
             import fcntl
@@ -276,15 +343,19 @@ def _lock(path: Path) -> int:
 
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
     except OSError as cause:
-        owner = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+        if cause.errno in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+            return handle  # a file system without locks, as on some clusters: work unguarded
+        owner = ""
+        with contextlib.suppress(OSError):
+            owner = os.read(handle, 32).decode(errors="replace").strip()
         os.close(handle)
         raise RunFolderError(
-            f"Another headstart process ({owner}) is working in this run folder",
+            f"Another headstart process ({owner or 'unknown'}) is working in this run folder",
             where=path.parent,
             do="Wait for it, or choose another folder with --out.",
         ) from cause
     os.ftruncate(handle, 0)
-    os.pwrite(handle, f"pid {os.getpid()}\n".encode(), 0)
+    os.write(handle, f"pid {os.getpid()}\n".encode())
     return handle
 
 
@@ -297,15 +368,16 @@ def existing_manifest(folder: Path) -> dict[str, Any] | None:
     Raises:
         RunFolderError: the path is a file, or a non-empty folder that is not a run.
     """
-    if not folder.exists():
+    try:
+        # Hidden files do not count: .DS_Store, and the lock of a run that died before its first line.
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    except FileNotFoundError:
         return None
-    if not folder.is_dir():
-        raise RunFolderError(
-            "The run folder's path is a file", where=folder, do="Choose another with --out."
-        )
-    if not any(entry for entry in folder.iterdir() if entry.name != ".lock"):
+    except OSError as cause:
+        raise from_os(cause, "Could not read the run folder", folder) from cause
+    if not names:
         return None
-    if not (folder / "run.json").exists():
+    if "run.json" not in names:
         raise RunFolderError(
             "This folder is not empty and is not a headstart run",
             where=folder,
@@ -316,16 +388,19 @@ def existing_manifest(folder: Path) -> dict[str, Any] | None:
 
 def differences(manifest: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """What a stored run disagrees with: settings that matter and versions, one phrase each."""
-    stored = manifest.get("settings", {})
+    stored, old_versions = (
+        found if isinstance(found := manifest.get(key), dict) else {}
+        for key in ("settings", "versions")
+    )
     found = [
         f"--{key.replace('_', '-')} was {show(stored.get(key))}, is {show(value)}"
-        for key, value in settings.items()
+        for key, value in strict(settings).items()
         if stored.get(key) != value
     ]
     now = versions()
     found += [
         f"{name} was {show(old)}, is {now.get(name)}"
-        for name, old in manifest.get("versions", {}).items()
+        for name, old in old_versions.items()
         if name in VERSIONS_THAT_MATTER and now.get(name) != old
     ]
     return found
@@ -344,6 +419,10 @@ def versions() -> dict[str, str]:
 
 
 def peak_rss_mb() -> float:
-    """The largest resident memory of this process so far, in MB."""
+    """The largest resident memory of this process so far, in MB (0 where nobody counts it)."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1_048_576 if sys.platform == "darwin" else 1024), 1)

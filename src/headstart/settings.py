@@ -9,13 +9,31 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from headstart.errors import ArgumentError
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+
+
+def _a_name(value: object) -> object:
+    """Refuse what no file can be called: "" would silently mean the current folder."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(text, str) and (not text.strip() or "\0" in text):
+        raise ValueError("a path must not be empty or hold a zero byte")
+    return value
+
+
+UserPath = Annotated[Path, BeforeValidator(_a_name)]
 
 
 class FitSettings(BaseModel):
@@ -23,19 +41,21 @@ class FitSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: Path = Field(description="folder of images: CLASS/* or {train,val,test}/CLASS/*")
-    out: Path | None = Field(None, description="run folder; default runs/<data>-<k>")
-    test: Path | None = Field(None, description="folder of test images: CLASS/*")
+    data: UserPath = Field(description="folder of images: CLASS/* or {train,val,test}/CLASS/*")
+    out: UserPath | None = Field(None, description="run folder; default runs/<data>-<k>")
+    test: UserPath | None = Field(None, description="folder of test images: CLASS/*")
     case: Literal[1, 2, 3, 4] | None = Field(None, description="force one of the four cases")
     cut: str | None = Field(None, description="stage after which the network is cut (case 2)")
     from_scratch: bool = Field(False, description="force case 4 with random weights only")
     backbone: str = Field(DEFAULT_BACKBONE, description="name of a timm CNN")
-    weights: Path | None = Field(None, description="file with the backbone's weights")
+    weights: UserPath | None = Field(None, description="file with the backbone's weights")
     size: int | None = Field(None, description="side of the network's input in px", ge=32, le=1024)
-    budget: float | None = Field(None, description="minutes of wall clock; 0: frozen only", ge=0)
+    budget: float | None = Field(
+        None, description="minutes of wall clock; 0: frozen only", ge=0, allow_inf_nan=False
+    )
     small_below: int = Field(1_000, description="fewer training images than this are small", ge=1)
     large_above: int = Field(10_000, description="this many training images are large", ge=1)
-    seed: int = Field(0, description="seed of splits, heads and bootstrap", ge=0)
+    seed: int = Field(0, description="seed of splits, heads and bootstrap", ge=0, le=2**31 - 1)
     resume: bool = Field(False, description="go on with, or print, an existing run")
     report: bool = Field(True, description="write report.html")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
@@ -84,11 +104,17 @@ def fit_settings(values: Mapping[str, Any]) -> FitSettings:
 
 def cache_dir() -> Path:
     """Where graphs and features are kept: $HEADSTART_CACHE, else the XDG cache, else ~/.cache."""
-    own = os.environ.get("HEADSTART_CACHE")
-    if own:
-        return Path(own)
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "headstart"
+    own, xdg = os.environ.get("HEADSTART_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        if own:
+            return Path(own).expanduser()
+        # The XDG specification says that a relative path must be ignored.
+        return (Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".cache") / "headstart"
+    except RuntimeError as cause:
+        raise ArgumentError(
+            "This user has no home folder to keep the cache in",
+            do="Set the environment variable HEADSTART_CACHE to a folder you may write to.",
+        ) from cause
 
 
 def threads() -> int:

@@ -21,9 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, ndtri, stdtrit
 
 from headstart.errors import ArgumentError
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from headstart.judge.calibration import Floats, Ints, check_inputs, predicted_loss_ratio
 
 LEVEL = 0.95
 # A class of few images says little about its own variance; this many pseudo-images that behave
@@ -58,39 +56,6 @@ class OneVsRest:
     inside: Floats
     outside: Floats
     mean_variance: float
-
-
-def check_inputs(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
-    """Labels as int64 [N] and probabilities as float64 [N, C].
-
-    Raises:
-        ArgumentError: shapes that do not fit, no image, fewer than two classes, a label that is
-            no column, or a probability outside [0, 1] (NaN included).
-
-    >>> check_inputs([0, 1], [[0.9, 0.1], [0.2, 0.8]])[0].tolist()
-    [0, 1]
-    """
-    truth, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    if p.ndim != 2 or p.shape[1] < 2 or truth.shape != p.shape[:1] or not len(truth):
-        raise ArgumentError(
-            "Labels and probabilities do not fit together",
-            received=f"labels {list(truth.shape)}, probabilities {list(p.shape)}",
-            do="Pass labels [N] and probabilities [N, C] with at least one image and two classes.",
-        )
-    if truth.dtype.kind not in "iu" or truth.min() < 0 or truth.max() >= p.shape[1]:
-        raise ArgumentError(
-            "A label is not the number of a class",
-            received=f"{truth.dtype} from {truth.min()} to {truth.max()}, {p.shape[1]} classes",
-            do="Pass integer labels from 0 to C - 1.",
-        )
-    # min and max carry NaN along, and NaN fails both comparisons.
-    if not (p.min() >= 0 and p.max() <= 1 + 1e-6):
-        raise ArgumentError(
-            "A probability is outside 0 to 1",
-            received=f"{p.min()} to {p.max()}",
-            do="Pass probabilities, not logits, and look for NaN in the network's output.",
-        )
-    return truth.astype(np.int64), p
 
 
 def wilson(k: float, n: float, level: float = LEVEL) -> tuple[float, float]:
@@ -143,7 +108,7 @@ def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike) -> Metric:
     Interval: Wilson's argument for a mean of independent proportions. It holds every t that lies
     within 1.96 standard errors, where these are taken at the recalls that are most likely among
     those of mean t (Miettinen & Nurminen 1985; Martin Andres et al. 2011), variances times
-    1 + 1/n per class. Simulated coverage: mean .957, worst .926; exact for two classes:
+    1 + 1/n per class. Simulated coverage: mean .956, worst .925; exact for two classes:
     mean .957, worst .934.
 
     Raises:
@@ -170,7 +135,7 @@ def macro_f1(labels: ArrayLike, probabilities: ArrayLike) -> Metric:
     (Korn & Graubard 1998; Franco et al. 2019). The variance is the delta method's over the cells
     of the confusion (Takahashi et al. 2022). The second-order bias of every class,
     -F1 (1 - F1) / (truths + predictions), moves the centre: it matters below ten images per
-    class. Simulated coverage: mean .957, worst .925.
+    class. Simulated coverage: mean .956, worst .911 (80 images, ten classes, 9 : 1).
 
     Raises:
         ArgumentError: see `check_inputs`.
@@ -209,7 +174,7 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> Metric:
     k + 1 of n + 2). The interval is Wilson's argument for a variance proportional to the mean:
     all mu with (mean - mu)^2 <= t^2 mu V / (n E), V and E the variance and mean that were chosen.
     Simulated coverage, networks from half to two and a half times as sure as they should be:
-    mean .962, worst .930.
+    mean .965, worst .920.
 
     Raises:
         ArgumentError: see `check_inputs`.
@@ -225,7 +190,7 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> Metric:
     if n == 1:
         return Metric("log_loss", value, None, None, n, "interval undefined: one image")
     mistakes = int((p.argmax(1) != truth).sum())
-    ratio = max(float(losses.var(ddof=1)) / value, _expected_ratio(p, mistakes))
+    ratio = max(float(losses.var(ddof=1)) / value, predicted_loss_ratio(p, mistakes))
     step = float(stdtrit(n - 1, (1 + LEVEL) / 2)) ** 2 * ratio / n
     half = np.sqrt(value * step + step**2 / 4)
     low, high = max(0.0, float(value + step / 2 - half)), float(value + step / 2 + half)
@@ -368,30 +333,6 @@ def _smoothed(counts: Floats) -> Floats:
     np.fill_diagonal(prior, hit)
     share = (counts + PSEUDO_IMAGES * prior) / (support + PSEUDO_IMAGES)[:, None]
     return np.asarray(share * support[:, None], dtype=np.float64)
-
-
-def _expected_ratio(p: Floats, mistakes: int) -> float:
-    """Variance over mean of the loss that tempered probabilities [N, C] themselves predict."""
-    n = len(p)
-    top = p.argmax(1)
-    others = p.copy()
-    others[np.arange(n), top] = 0
-    error = others.sum(1)
-    surprise = -np.log(p)
-    right = surprise[np.arange(n), top]
-    wrong = np.einsum("nc,nc->n", others, surprise) / error
-    surprise *= surprise
-    wrong_squared = np.einsum("nc,nc->n", others, surprise) / error
-    odds = np.log(error) + right
-    wanted = (mistakes + 1) / (n + 2)
-    cold, hot = 1.0, 0.0
-    if expit(odds).mean() < wanted:
-        for _ in range(30):  # bisection: the expected mistakes fall as the exponent grows
-            middle = (cold + hot) / 2
-            cold, hot = (middle, hot) if expit(middle * odds).mean() < wanted else (cold, middle)
-    chance = expit(cold * odds)
-    mean = ((1 - chance) * right + chance * wrong).mean()
-    return float((((1 - chance) * right**2 + chance * wrong_squared).mean() - mean**2) / mean)
 
 
 def _per_image(count: int) -> float:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from headstart.backbone.features import Features
 from headstart.backbone.graph import TapGraph
 from headstart.backbone.load import EMBEDDED_SHA256
+from headstart.parallel import one_blas_thread, ordered_map
 from headstart.plan.probe import MAX_IMAGES, Probe, probe
 
 Int = NDArray[np.int64]
 
+ALL_STAGES = "all"
 SHIFT_IMAGES = 160
 """The shift moves with the number of images; the thresholds were set at this many."""
 RESAMPLES = 400
@@ -84,6 +86,7 @@ def measure(
     hashes: Sequence[str],
     classes: Sequence[str],
     seed: int,
+    workers: int,
 ) -> Measurement:
     """Measure size, similarity and the depth profile.
 
@@ -95,15 +98,15 @@ def measure(
     metric = choose_metric(counts)
     some = _subset(labels, seed)
     rows = images[some]
-    stages = []
-    for name in features.stages:
-        x = features.stage(name, rows)
+    names = (*features.stages, ALL_STAGES)
+
+    def look(name: str) -> StageProbe:
+        x = features.all_stages(rows) if name == ALL_STAGES else features.stage(name, rows)
         found = probe(x, labels[some], groups[some], len(classes), metric)
-        stages.append(StageProbe(name, x.shape[1], found))
-    x = features.all_stages(rows)
-    together = StageProbe(
-        "all", x.shape[1], probe(x, labels[some], groups[some], len(classes), metric)
-    )
+        return StageProbe(name, x.shape[1], found)
+
+    with one_blas_thread():
+        *stages, together = ordered_map(look, names, workers)
     chance = counts.max() / counts.sum() if metric == "accuracy" else 1 / (counts > 0).sum()
     return Measurement(
         n=len(images),

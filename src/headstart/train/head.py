@@ -10,11 +10,12 @@ probabilities; features are standardised for the search and that is folded into 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from headstart.parallel import one_blas_thread, ordered_map
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -23,6 +24,10 @@ STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 """L2 per image, strongest first; 1/N is scikit-learn's default C = 1 on standardised features"""
 GIVE_UP_AFTER = 2
 """weaker strengths in a row that did not lower the held-out loss end the search"""
+COARSE = {"maxiter": 60, "gtol": 1e-4, "ftol": 1e-6, "maxcor": 10}
+"""for the search, in float32: probabilities within a few thousandths of the minimum"""
+PRECISE = {"maxiter": 3000, "ftol": 1e-16, "maxcor": 20}
+"""for the shipped layer, in float64: two seeds agree to better than 1e-4 in probability"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +61,15 @@ def train_head(
         features: float32 [N, D]. labels: int [N] in 0..classes-1.
         strength: L2 penalty on the standardised weights, per image.
     """
-    space = _Space(features)
-    start = space.random_start(classes, seed)
-    solution = _minimise(space.rotated, labels, classes, strength, start, precise=True)
-    return space.fold(solution)
+    with one_blas_thread():
+        space = _Space(features)
+        near = _minimise(space.rotated, labels, strength, space.random_start(classes, seed))
+        exact = space.rotated.astype(np.float64)
+        return space.fold(_minimise(exact, labels, strength, near, precise=True))
 
 
 def search_head(
-    features: NDArray[np.float32], labels: Int, folds: Int, classes: int, seed: int
+    features: NDArray[np.float32], labels: Int, folds: Int, classes: int, seed: int, workers: int
 ) -> HeadSearch:
     """Choose the strength by cross-validated log loss, warm-started from strong to weak.
 
@@ -72,21 +78,26 @@ def search_head(
     """
     began = time.perf_counter()
     # Scaling and rotation know no labels, so they are shared by the folds.
-    space = _Space(features)
+    with one_blas_thread():
+        space = _Space(features)
     count = int(folds.max()) + 1
     starts = [space.random_start(classes, seed) for _ in range(count)]
     best: tuple[float, float, Float, Float] | None = None
     worse = 0
     for strength in STRENGTHS:
+
+        def solve(k: int, strength: float = strength) -> Layer:
+            train = folds != k
+            return _minimise(space.rotated[train], labels[train], strength, starts[k])
+
+        with one_blas_thread():
+            starts = list(ordered_map(solve, range(count), workers))
         held_out = np.empty((len(labels), classes))
         fitted = np.zeros((len(labels), classes))
-        for k in range(count):
-            train, test = folds != k, folds == k
-            x = space.rotated
-            starts[k] = _minimise(x[train], labels[train], classes, strength, starts[k])
-            weight, bias = starts[k]
-            held_out[test] = x[test] @ weight + bias
-            fitted[train] += (x[train] @ weight + bias) / (count - 1)
+        for k, (weight, bias) in enumerate(starts):
+            answers = space.rotated @ weight + bias
+            held_out[folds == k] = answers[folds == k]
+            fitted[folds != k] += answers[folds != k] / (count - 1)
         loss = float(cross_entropy(held_out, labels).mean())
         if best is None or loss < best[0]:
             best, worse = (loss, strength, held_out, fitted), 0
@@ -110,10 +121,11 @@ Layer = tuple[Float, Float]
 
 
 class _Space:
-    """Standardised features, rotated onto their own span: at most N numbers per image.
+    """Standardised features, rotated to their principal axes: at most N numbers per image.
 
     The L2 penalty does not see a rotation, and the best weights lie in the span of the images, so
-    the solution is the same and the search costs N x min(N, D) instead of N x D.
+    the solution is the same, but the search costs N x min(N, D) instead of N x D. (Scaling the axes
+    by their expected curvature was tried and made L-BFGS slower: docs/log.md.)
     """
 
     def __init__(self, features: NDArray[np.float32]) -> None:
@@ -122,16 +134,17 @@ class _Space:
         # A feature that never moves keeps weight zero.
         self.inverse = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6)
         x = ((features - self.mean) * self.inverse).astype(np.float32)
-        n, d = x.shape
-        self.basis: NDArray[np.float32] | None = None  # [D, R]
-        if n < d:
-            values, vectors = np.linalg.eigh((x @ x.T).astype(np.float64))
-            keep = values > values[-1] * 1e-7
-            scaled = vectors[:, keep] / np.sqrt(values[keep])
-            self.basis = x.T @ scaled.astype(np.float32)
-            x = (vectors[:, keep] * np.sqrt(values[keep])).astype(np.float32)
-        self.rotated = x
-        self.width = d
+        n, self.width = x.shape
+        few = n < self.width
+        values, vectors = np.linalg.eigh((x @ x.T if few else x.T @ x).astype(np.float64))
+        keep = values > values[-1] * 1e-7
+        values, vectors = values[keep], vectors[:, keep]
+        if few:
+            self.basis = x.T @ (vectors / np.sqrt(values)).astype(np.float32)  # [D, R]
+            self.rotated = (vectors * np.sqrt(values)).astype(np.float32)  # [N, R]
+        else:
+            self.basis = vectors.astype(np.float32)
+            self.rotated = x @ self.basis
 
     def random_start(self, classes: int, seed: int) -> Layer:
         """The new layer's random weights, seen from the rotated space."""
@@ -139,30 +152,28 @@ class _Space:
         bound = 1 / np.sqrt(self.width)
         weight = rng.uniform(-bound, bound, (self.width, classes))
         bias = rng.uniform(-bound, bound, classes)
-        if self.basis is not None:
-            weight = self.basis.T.astype(np.float64) @ weight
-        return weight, bias
+        return self.basis.T.astype(np.float64) @ weight, bias
 
     def fold(self, layer: Layer) -> Head:
         """Rotation and standardisation folded into one layer on raw features."""
         weight, bias = layer
-        if self.basis is not None:
-            weight = self.basis.astype(np.float64) @ weight
-        weight = weight * self.inverse[:, None]  # [D, C]
+        weight = (self.basis.astype(np.float64) @ weight) * self.inverse[:, None]  # [D, C]
         bias = bias - self.mean @ weight
         return Head(weight.T.astype(np.float32), bias.astype(np.float32))
 
 
 def _minimise(
-    x: NDArray[np.float32], labels: Int, classes: int, strength: float, start: Layer,
+    x: NDArray[np.float32] | Float,
+    labels: Int,
+    strength: float,
+    start: Layer,
     precise: bool = False,
-) -> Layer:  # fmt: skip
-    """Minimise mean cross-entropy + strength / 2 * |weight|^2 by L-BFGS."""
+) -> Layer:
+    """Minimise mean cross-entropy + strength / 2 * |weight|^2 by L-BFGS; x is [N, R]."""
     from scipy.optimize import minimize
 
     n, width = x.shape
-    if precise:
-        x = x.astype(np.float64)  # type: ignore[assignment]
+    classes = len(start[1])
     rows = np.arange(n)
 
     def loss(flat: Float) -> tuple[float, Float]:
@@ -177,14 +188,10 @@ def _minimise(
         error /= n
         slope = (x.T @ error.astype(x.dtype)).astype(np.float64) + strength * weight
         gradient = np.concatenate([slope.ravel(), error.sum(0)])
-        return float(value + strength / 2 * (weight**2).sum()), gradient
+        return float(value + strength * (weight**2).sum() / 2), gradient
 
-    options = {"maxiter": 2000, "gtol": 1e-7, "ftol": 1e-14, "maxcor": 20} if precise else {
-        "maxiter": 100, "gtol": 1e-4, "ftol": 1e-6, "maxcor": 10,
-    }  # fmt: skip
+    # How far a slope leaves the weights from the minimum grows as the penalty weakens.
+    options = PRECISE | {"gtol": 2e-5 * strength} if precise else COARSE
     flat = np.concatenate([start[0].ravel(), start[1]])
     found = minimize(loss, flat, jac=True, method="L-BFGS-B", options=options).x
     return found[: width * classes].reshape(width, classes), found[width * classes :]
-
-
-Trainer = Callable[[NDArray[np.float32], Int], Head]
