@@ -6,10 +6,11 @@ folders (the user can mend them), 1 for the machine (full disk, memory) and for 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -141,8 +142,18 @@ PATH_FAULTS = {
     errno.EISDIR: "a folder has this name",
     errno.ENOTEMPTY: "a folder has this name",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOENT: "a folder on this path is gone, or a link leads nowhere",
     errno.ELOOP: "links on this path lead in a circle",
 }
+
+
+@contextlib.contextmanager
+def told(what: str, where: object) -> Iterator[None]:
+    """An OSError within the block leaves it as the error of `from_os`."""
+    try:
+        yield
+    except OSError as cause:
+        raise from_os(cause, what, where) from cause
 
 
 def from_os(cause: OSError, what: str, where: object) -> HeadstartError:

@@ -6,7 +6,9 @@ copied, and nothing is imported twice.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,11 +40,12 @@ def ordered_map(
     """Results of `work` in the order of `items`, computed by `workers` threads.
 
     At most 4 chunks per worker are in flight, so memory does not grow with the number of items. An
-    exception stops the rest: what has not begun is cancelled, what runs is waited for.
+    exception, Ctrl-C or a caller that wants no more stops the rest: the items at work are waited for.
     """
+    stopped = threading.Event()
 
     def work_chunk(part: Sequence[T]) -> list[R]:
-        return [work(item) for item in part]
+        return [work(item) for item in part if not stopped.is_set()]
 
     parts = iter([items[i : i + chunk] for i in range(0, len(items), chunk)])
     pending: deque[Future[list[R]]] = deque()
@@ -55,6 +58,7 @@ def ordered_map(
             while pending:
                 yield from pending.popleft().result()
         finally:
+            stopped.set()
             for future in pending:
                 future.cancel()
 
@@ -80,18 +84,18 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
 
     Without a terminal (a log file, CI) a plain line is printed every 15 seconds.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    # Not Console.is_terminal: the variable FORCE_COLOR would draw bars into log files.
+    if sys.stderr is None or not sys.stderr.isatty():
         yield from _plain_progress(items, total, label)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         _RateColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         for item in items:
             yield item
@@ -106,5 +110,8 @@ def _plain_progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
         if now - last >= SECONDS_BETWEEN_LINES and done < total:
             rate = done / (now - began)
             left = (total - done) / rate
-            sys.stderr.write(f"{label}: {done} of {total}, {rate:.0f} img/s, {left:.0f} s left\n")
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # nobody is listening
+                sys.stderr.write(
+                    f"{label}: {done} of {total}, {rate:.0f} img/s, {left:.0f} s left\n"
+                )
             last = now

@@ -1,183 +1,84 @@
-"""The run folder: every path, atomic writes, lock, log and manifest. Nobody else invents a path.
+"""The run folder: every path, the lock, the log and the manifest. Nobody else invents a path.
 
     RUN/  run.json · data.json · split.csv · plan.json · evaluation.json · predictions.csv
           mistakes.json · report.html · log.jsonl · model/
 
-A file appears under its name only when it is whole: it is written beside itself, flushed to the
-disk and renamed. A reader, a crash or a full disk never meets half of one.
+How a file is written, whole or not at all, is told in files.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
-import io
+import hashlib
 import json
-import math
 import os
 import platform
 import re
-import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from numbers import Integral, Real
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from headstart.errors import HeadstartError, RunFolderError, from_os, show
+from headstart.errors import HeadstartError, RunFolderError, show, told
+from headstart.files import (
+    atomic_write,
+    csv_cell,
+    csv_text,
+    read_json,
+    strict,
+    sync_folder,
+    temporary,
+    write_json,
+)
 
+__all__ = [
+    "Run",
+    "atomic_write",
+    "count_test_use",
+    "csv_cell",
+    "csv_text",
+    "differences",
+    "existing_manifest",
+    "latest",
+    "make_folder",
+    "next_free",
+    "peak_rss_mb",
+    "read_json",
+    "sync_folder",
+    "versions",
+    "write_json",
+]
 RESULTS = ("run.json", "data.json", "split.csv", "plan.json", "evaluation.json")
-FORMULA_STARTS = tuple("=+-@＝＋－＠\t\r\n\x00")  # the wide ones count in East Asian spreadsheets
 VERSIONS_THAT_MATTER = ("headstart", "onnxruntime", "scikit-learn", "numpy", "pillow")
-
-
-# -- atomic writes -------------------------------------------------------------------------------
-
-
-def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a whole file or nothing: temporary file, fsync, rename, fsync of the folder.
-
-    Text becomes UTF-8; the undecodable bytes of a file name are written as `\\udcff`.
-
-    Raises:
-        MachineError: the disk is full. RunFolderError: no permission. The old file stays.
-    """
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    temporary = _temporary(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as cause:
-        raise from_os(cause, "Could not write the file", path) from cause
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()  # there only when something failed
-
-
-def _temporary(path: Path) -> Path:
-    """A name beside the file. Opened as any file, so that its mode follows the user's umask."""
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut (POSIX only)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as cause:
-        if cause.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-            raise  # those three: a file system, often of a network, that cannot flush a folder
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write strict JSON atomically, keys in the order given; what is not finite becomes null."""
-    text = json.dumps(strict(value), indent=1, ensure_ascii=False, allow_nan=False)
-    atomic_write(path, text + "\n")
-
-
-def strict(value: object) -> Any:
-    """The value in the words of strict JSON: every reader can parse it and print it.
-
-    NaN and infinity become null, numbers of NumPy plain numbers, paths text, and the undecodable
-    bytes of a file name the text `\\udcff`, as in the tables and on the terminal.
-
-    >>> strict({"score": float("nan"), "path": Path("a/b"), "where": "\\udcff"})
-    {'score': None, 'path': 'a/b', 'where': '\\\\udcff'}
-    """
-    match value:
-        case None | bool():
-            return value
-        case str() | os.PathLike():
-            return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-        case Integral():
-            return int(value)
-        case Real():
-            return float(value) if math.isfinite(value) else None
-        case Mapping():
-            return {strict(str(key)): strict(item) for key, item in value.items()}
-        case list() | tuple():
-            return [strict(item) for item in value]
-    if hasattr(value, "tolist"):  # an array, or a truth value of NumPy
-        return strict(value.tolist())
-    raise TypeError(f"a {type(value).__name__} has no place in a JSON file")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that this project wrote.
-
-    Raises:
-        RunFolderError: missing, unreadable, or not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except OSError as cause:
-        raise RunFolderError(f"Could not read the file ({cause.strerror})", where=path) from cause
-    except (ValueError, RecursionError) as cause:
-        raise RunFolderError(
-            "This file is damaged: it is not valid JSON",
-            where=path,
-            do="Restore it from a copy, or start a new run with another --out.",
-        ) from cause
-    if not isinstance(value, dict):
-        raise RunFolderError("This file does not hold a JSON object", where=path)
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """CSV text whose cells no spreadsheet takes for a formula.
-
-    >>> csv_text(["path"], [["=1+1"]])
-    "path\\n'=1+1\\n"
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([csv_cell(cell) for cell in header])
-    for row in rows:
-        writer.writerow([csv_cell(cell) for cell in row])
-    return buffer.getvalue()
-
-
-def csv_cell(value: object) -> str:
-    """One cell: text that begins like a formula gets a leading apostrophe, numbers stay numbers.
-
-    None is an empty cell. What the csv module cannot carry is escaped: NUL, CR, undecodable bytes.
-    """
-    if isinstance(value, Real):
-        return str(value)
-    text = "" if value is None else str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-    quote = "'" if text.startswith(FORMULA_STARTS) else ""
-    return quote + text.replace("\x00", "\\x00").replace("\r", "\\r")
 
 
 # -- the run -------------------------------------------------------------------------------------
 
 
 def next_free(data: Path, base: Path = Path("runs")) -> Path:
-    """The default run folder: runs/<data>-<k> with the next free k."""
+    """The default run folder: runs/<data>-<k>, where k is one more than the largest there is."""
+    stem, largest = _taken(data, base)
+    return base / f"{stem}-{largest + 1}"
+
+
+def latest(data: Path, base: Path = Path("runs")) -> Path | None:
+    """The newest default run folder of this data set, for --resume without --out."""
+    stem, largest = _taken(data, base)
+    return base / f"{stem}-{largest}" if largest else None
+
+
+def _taken(data: Path, base: Path) -> tuple[str, int]:
+    """The name of a data set's runs, and the largest number among them (0: there is none)."""
     name = Path(os.path.abspath(data)).name  # noqa: PTH100 - as typed; resolve() fails on link loops
     stem = re.sub(r"[^\w.-]+", "_", name)[:48].strip("._-") or "data"
-    k = 1
-    while os.path.lexists(base / f"{stem}-{k}"):
-        k += 1
-    return base / f"{stem}-{k}"
+    with told("Could not read the folder of runs", base):
+        names = os.listdir(base) if os.path.lexists(base) else []  # noqa: PTH208 - names are enough
+    numbers = [re.fullmatch(re.escape(stem) + r"-([0-9]{1,9})", name) for name in names]
+    return stem, max((int(number[1]) for number in numbers if number), default=0)
 
 
 class Run:
@@ -205,7 +106,6 @@ class Run:
         }
         self._lock: int | None = None
 
-    # paths
     def path(self, name: str) -> Path:
         """The path of one result by its name in the contract."""
         return self.folder / name
@@ -215,7 +115,6 @@ class Run:
         """The bundle's folder."""
         return self.folder / "model"
 
-    # life
     def __enter__(self) -> Self:
         make_folder(self.folder)
         self._lock = _lock(self.folder / ".lock")
@@ -227,19 +126,14 @@ class Run:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        running = self._manifest["status"] == "running"
         try:
-            if error is None:
-                if self._manifest["status"] == "running":
-                    self.finish("done")
-            elif isinstance(error, KeyboardInterrupt | SystemExit):
+            if error is None and running:
+                self.finish("done")
+            elif isinstance(error, KeyboardInterrupt | SystemExit) and running:
                 self.finish("stopped", "stopped by the user")
-            else:
+            elif isinstance(error, Exception):
                 own = isinstance(error, HeadstartError)
                 self.finish("failed", f"{'' if own else type(error).__name__ + ': '}{show(error)}")
         except HeadstartError:
@@ -288,11 +182,9 @@ class Run:
         except TypeError:
             facts = {key: str(fact) for key, fact in facts.items()}
         line = json.dumps(strict({"t": seconds, "event": event, **facts}), allow_nan=False)
-        try:
-            with self.path("log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as cause:
-            raise from_os(cause, "Could not write the log", self.path("log.jsonl")) from cause
+        path = self.path("log.jsonl")
+        with told("Could not write the log", path), path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def _save(self) -> None:
         write_json(self.path("run.json"), self._manifest)
@@ -304,35 +196,28 @@ class Run:
 
     def _mend(self) -> None:
         """Clear away what a killed process left: temporary files, half a line of the log."""
-        try:
-            for folder in (self.folder, self.model):
-                for leftover in folder.glob(".*.tmp"):
-                    leftover.unlink(missing_ok=True)
-            log = self.path("log.jsonl")
+        log = self.path("log.jsonl")
+        with told("Could not tidy the run folder", self.folder):
+            for leftover in [*self.folder.glob(".*.tmp"), *self.model.glob(".*.tmp")]:
+                leftover.unlink()
             if log.exists():
                 with log.open("r+b") as file:
                     file.truncate(file.read().rfind(b"\n") + 1)
-        except OSError as cause:
-            raise from_os(cause, "Could not tidy the run folder", self.folder) from cause
 
 
 def make_folder(folder: Path) -> None:
     """Create a folder and prove that it can be written to, before any work is done."""
-    try:
+    with told("Could not create the run folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        probe = _temporary(folder / "probe")
+        probe = temporary(folder / "probe")
         probe.touch(exist_ok=False)
         probe.unlink()
-    except OSError as cause:
-        raise from_os(cause, "Could not create the run folder", folder) from cause
 
 
 def _lock(path: Path) -> int:
     """Hold an advisory lock that the system drops when the process dies, however it dies."""
-    try:
+    with told("Could not lock the run folder", path.parent):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as cause:
-        raise from_os(cause, "Could not lock the run folder", path.parent) from cause
     try:
         if os.name == "posix":
             import fcntl
@@ -354,8 +239,9 @@ def _lock(path: Path) -> int:
             where=path.parent,
             do="Wait for it, or choose another folder with --out.",
         ) from cause
-    os.ftruncate(handle, 0)
-    os.write(handle, f"pid {os.getpid()}\n".encode())
+    with contextlib.suppress(OSError):  # a full disk: the next write says so; the lock holds
+        os.ftruncate(handle, 0)
+        os.write(handle, f"pid {os.getpid()}\n".encode())
     return handle
 
 
@@ -368,13 +254,11 @@ def existing_manifest(folder: Path) -> dict[str, Any] | None:
     Raises:
         RunFolderError: the path is a file, or a non-empty folder that is not a run.
     """
-    try:
+    if not os.path.lexists(folder):
+        return None
+    with told("Could not read the run folder", folder):
         # Hidden files do not count: .DS_Store, and the lock of a run that died before its first line.
         names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-    except FileNotFoundError:
-        return None
-    except OSError as cause:
-        raise from_os(cause, "Could not read the run folder", folder) from cause
     if not names:
         return None
     if "run.json" not in names:
@@ -406,9 +290,6 @@ def differences(manifest: dict[str, Any], settings: dict[str, Any]) -> list[str]
     return found
 
 
-# -- facts about this process --------------------------------------------------------------------
-
-
 def versions() -> dict[str, str]:
     """Versions of what decides a result, without importing any of it."""
     found = {"python": platform.python_version()}
@@ -426,3 +307,22 @@ def peak_rss_mb() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1_048_576 if sys.platform == "darwin" else 1024), 1)
+
+
+# -- what outlives a run -------------------------------------------------------------------------
+
+
+def count_test_use(hashes: Iterable[str]) -> int:
+    """How often this set of test images was scored on this machine, this time included.
+
+    A test part that is looked at again and again turns into training data; the count says so.
+    """
+    from headstart.settings import cache_dir
+
+    digest = hashlib.blake2b("".join(sorted(hashes)).encode(), digest_size=16).hexdigest()
+    path = cache_dir() / "test_sets" / f"{digest}.json"
+    count = 1
+    with contextlib.suppress(RunFolderError, KeyError, TypeError, ValueError):  # absent or damaged
+        count = int(read_json(path)["scored"]) + 1
+    write_json(path, {"scored": count})
+    return count

@@ -111,11 +111,12 @@ def test_temperature_and_protocol_are_written_down() -> None:
     warm = Temperature(1.4, 0.7, 0.6, False, "better")
     found = to_json(evaluate(p, labels, named(2), "5-fold cross-validation", warm))
     assert found["protocol"] == "5-fold cross-validation"
-    assert found["calibration"]["temperature"]["value"] == 1.4
+    assert found["calibration"]["temperature"] == 1.4
     assert set(found["calibration"]) == {
-        "ece", "rms_debiased", "brier", "temperature", "reliability",
+        "ece", "rms_debiased", "brier", "temperature", "sentence", "held_out_log_loss",
+        "reliability",
     }  # fmt: skip
-    assert sum(found["calibration"]["reliability"]["count"]) == 30
+    assert sum(row["n"] for row in found["calibration"]["reliability"]) == 30
 
 
 def test_float32_input_is_fine_and_names_must_fit() -> None:

@@ -125,7 +125,7 @@ Runner = Callable[[NDArray[np.uint8]], Array]
 """uint8 [B, H, W, 3] -> float32 [B, sum of D]"""
 
 
-def open_session(path: Path, threads: int) -> Any:
+def open_session(network: Path | bytes, threads: int) -> Any:
     """An ONNX Runtime session on the CPU with a fixed number of threads and quiet logging."""
     import onnxruntime
 
@@ -133,7 +133,8 @@ def open_session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source = network if isinstance(network, bytes) else str(network)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _onnx_runner(graph: TapGraph) -> Runner:

@@ -6,6 +6,7 @@ training; its bytes are hashed, so that copies are known before the split is dra
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -62,7 +63,9 @@ def check(dataset: Dataset, workers: int, min_side_px: int) -> Findings:
             return Refused(sample.path, error.reason, error.detail)
 
     samples = dataset.samples
-    found = ordered_map(look, samples, workers, chunk=16)
+    # Small files cost little more than handing them to a thread; still every thread gets its share.
+    chunk = max(1, min(64, len(samples) // (8 * workers)))
+    found = ordered_map(look, samples, workers, chunk)
     looked = list(progress(found, len(samples), "checking"))
     refused = tuple(item for item in looked if isinstance(item, Refused))
     infos = tuple(None if isinstance(item, Refused) else item for item in looked)
@@ -100,7 +103,8 @@ def _paths(groups: Iterable[tuple[Sample, ...]]) -> tuple[tuple[str, ...], ...]:
 def _examples(refused: tuple[Refused, ...]) -> str:
     counts = Counter(item.reason for item in refused)
     reasons = ", ".join(f"{n} x {reason}" for reason, n in counts.most_common())
-    return f"{reasons}; for example {show(refused[0].path)} ({refused[0].detail})"
+    some = ", ".join(f"{item.path} ({item.detail})" for item in refused[:3])
+    return f"{reasons}; for example {some}"
 
 
 def to_json(dataset: Dataset, findings: Findings, parts: Callable[[int], str]) -> dict[str, Any]:
@@ -136,14 +140,14 @@ def to_json(dataset: Dataset, findings: Findings, parts: Callable[[int], str]) -
     }
 
 
-def _spread(values: list[int]) -> dict[str, float]:
+def _spread(values: list[int]) -> dict[str, float] | None:
+    if not values:
+        return None
     return {"min": min(values), "median": median(values), "max": max(values)}
 
 
 def content_digest(root: Path, contents: Iterable[str]) -> str:
     """One digest for a set of images by content alone: names, order and folder do not matter."""
-    import hashlib
-
     digest = hashlib.blake2b(digest_size=16)
     for content in sorted(contents):
         digest.update(content.encode())

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headstart.errors import DataError, show
@@ -27,7 +28,9 @@ SPLITS = {
     "testing": "test",
 }
 LITTER_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
-LITTER_FOLDERS = {"__macosx", "$recycle.bin", "system volume information", "@eadir"}
+LITTER_FOLDERS = {
+    "__macosx", "__pycache__", "$recycle.bin", "system volume information", "@eadir", "lost+found",
+}  # fmt: skip
 OTHER_FILES = {  # what people keep beside their images; named in the findings, never decoded
     ".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".py", ".ipynb",
     ".zip", ".tar", ".gz", ".xlsx", ".xls", ".docx", ".html", ".log", ".mat", ".npy", ".npz",
@@ -62,7 +65,7 @@ class Dataset:
 
     def locate(self, sample: Sample) -> Path:
         """The file of a sample."""
-        if self.test_root is not None and sample.path.startswith("test:"):
+        if self.test_root is not None and sample.split == "test":
             return self.test_root / sample.path.removeprefix("test:")
         return self.root / sample.path
 
@@ -78,9 +81,12 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     >>> sorted(["10", "2", "1", "b1", "a"], key=natural_key)
     ['1', '2', '10', 'a', 'b1']
     """
-    parts = re.split(r"([0-9]+)", unicodedata.normalize("NFC", text).casefold())
-    key = tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts if p)
-    return (*key, (2, 0, text))  # the exact text last: equal keys stay in a fixed order
+    key = []
+    for part in re.findall(r"[0-9]+|[^0-9]+", unicodedata.normalize("NFC", text).casefold()):
+        number = part.lstrip("0") if part[0] in "0123456789" else None
+        key.append((1, 0, part) if number is None else (0, len(number), number))
+    # The end comes before any further part; the exact text keeps equal keys in a fixed order.
+    return (*key, (-1, 0, text))
 
 
 def read(root: Path, test: Path | None = None) -> Dataset:
@@ -94,52 +100,100 @@ def read(root: Path, test: Path | None = None) -> Dataset:
         DataError: missing, empty, not a folder, fewer than two classes, both kinds of test part.
     """
     _must_be_folder(root, "The data folder")
-    walker = _Walker()
-    folders = _subfolders(root, walker)
-    split_of = {f.name: SPLITS[f.name.casefold()] for f in folders if f.name.casefold() in SPLITS}
-    # A data set about trains and tests: split names count only when train or test is among them
-    # and every sub-folder is a split.
-    has_splits = len(split_of) == len(folders) and "train" in split_of.values()
-    found: list[tuple[str, str, str | None]] = []  # path, class, split
-    if has_splits:
-        for folder in folders:
-            for class_folder in _subfolders(folder, walker):
-                prefix = f"{folder.name}/{class_folder.name}/"
-                for path in walker.files(class_folder):
-                    found.append((prefix + path, class_folder.name, split_of[folder.name]))
-            walker.loose(folder, f"{folder.name}/")
-    else:
-        for class_folder in folders:
-            for path in walker.files(class_folder):
-                found.append((f"{class_folder.name}/{path}", class_folder.name, None))
-    walker.loose(root, "")
+    walker = _Walker(root)
+    folders = walker.subfolders(root, "")
+    split_of = _split_folders(root, folders, walker)
     if test is not None:
-        found = _with_test(found, test, has_splits, walker)
+        _check_test_folder(root, test, own_test="test" in split_of.values())
+    places = []
+    for folder in folders:
+        if folder in split_of:
+            for inner in walker.subfolders(folder, f"{folder.name}/"):
+                path = f"{folder.name}/{inner.name}/"
+                places.append(_Place(inner, path, _class_name(inner), split_of[folder]))
+        elif split_of:
+            walker.ignored.append((f"{folder.name}/", "lies beside the folders of the split"))
+        elif test is None or not folder.samefile(test):  # --test may lie among the classes
+            places.append(_Place(folder, f"{folder.name}/", _class_name(folder), None))
+    if test is not None:
+        for inner in walker.subfolders(test, "test:"):
+            places.append(_Place(inner, f"test:{inner.name}/", _class_name(inner), "test"))
+    found = walker.files(places)
+    if test is not None:
+        _check_test_classes(found, test)
     return _dataset(root, found, walker, test)
 
 
-def _with_test(
-    found: list[tuple[str, str, str | None]], test: Path, has_splits: bool, walker: _Walker
-) -> list[tuple[str, str, str | None]]:
-    """Add the images of `--test`; everything else becomes development."""
-    if has_splits and any(split == "test" for _, _, split in found):
+def image_files(folder: Path) -> list[Path]:
+    """Every file below a folder that may be an image, in natural order, litter left out.
+
+    Raises:
+        DataError: missing, not a folder, or not readable.
+    """
+    _must_be_folder(folder, "The folder")
+    walker = _Walker(folder.resolve().parent)
+    found = walker.files([_Place(folder, "", "", None)])
+    return [folder / path for path, _, _ in sorted(found, key=lambda row: natural_key(row[0]))]
+
+
+def _split_folders(root: Path, folders: list[Path], walker: _Walker) -> dict[Path, str]:
+    """Which folder is which part of the user's split; {} when the folders are classes.
+
+    A data set may be about buses, cars and trains: `train` is a part only when it holds folders,
+    and either nothing but parts lies beside it or another part does.
+    """
+    split_of = {f: SPLITS[f.name.casefold()] for f in folders if f.name.casefold() in SPLITS}
+    parts, alone = set(split_of.values()), len(split_of) == len(folders)
+    nested = any(walker.holds_folders(f) for f, split in split_of.items() if split == "train")
+    if nested and (alone or len(parts) > 1):
+        return split_of
+    if alone and ("train" in parts or len(folders) > 1):
+        names = " and ".join(show(folder.name) for folder in folders)
+        raise DataError(
+            "There is no training part with class folders in it",
+            where=root,
+            received=names,
+            do="Put the images of each class in a folder of its own: train/cats/1.jpg, "
+            f"train/dogs/1.jpg. If {names} are the classes themselves, rename the folders.",
+        )
+    return {}
+
+
+def _class_name(folder: Path) -> str:
+    """The folder's name; two spellings of one accent, as unzipping on a Mac leaves, are one class."""
+    text = folder.name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return unicodedata.normalize("NFC", text)
+
+
+def _check_test_folder(root: Path, test: Path, own_test: bool) -> None:
+    _must_be_folder(test, "The folder of --test")
+    if test.samefile(root):
+        raise DataError("--test is the data folder itself", where=test, do="Drop --test.")
+    if own_test:
         raise DataError(
             "--test was given, but the data folder has a test part of its own",
             where=test,
             do="Drop --test, or move the folder's own test part away.",
         )
-    _must_be_folder(test, "The folder of --test")
-    known = {name for _, name, _ in found}
-    for class_folder in _subfolders(test, walker):
-        files = list(walker.files(class_folder))
-        if files and class_folder.name not in known:
-            raise DataError(
-                f"The test part has a class that training has not: {show(class_folder.name)}",
-                where=test,
-                do=f"Classes of training: {', '.join(sorted(map(show, known), key=natural_key))}.",
-            )
-        found += [(f"test:{class_folder.name}/{f}", class_folder.name, "test") for f in files]
-    return found
+
+
+def _check_test_classes(found: list[tuple[str, str, str | None]], test: Path) -> None:
+    """`--test` holds images, and no class that training lacks."""
+    known = {name for _, name, split in found if split != "test"}
+    tested = {name for _, name, split in found if split == "test"}
+    if not tested:
+        raise DataError(
+            "No images were found in the folder of --test",
+            where=test,
+            do="Put the images of each class in a folder of its own, named as in training.",
+        )
+    if known and tested - known:
+        foreign = min(tested - known, key=natural_key)
+        raise DataError(
+            f"The test part has a class that training has not: {show(foreign)}",
+            where=test,
+            do=f"Classes of training: {', '.join(sorted(map(show, known), key=natural_key))}.",
+        )
 
 
 def _dataset(
@@ -148,10 +202,11 @@ def _dataset(
     walker: _Walker,
     test: Path | None,
 ) -> Dataset:
-    if not found:
+    if not any(split != "test" for _, _, split in found):
         raise DataError(
             "No images were found",
             where=root,
+            received=f"{len(walker.ignored)} entries without a class" if walker.ignored else None,
             do="Put the images of each class in a folder of its own: my_photos/cats/1.jpg, "
             "my_photos/dogs/1.jpg.",
         )
@@ -161,7 +216,7 @@ def _dataset(
             "There is only one class, so there is nothing to tell apart",
             where=root,
             received=classes[0],
-            do=_one_class_hint(root / classes[0]),
+            do=_one_class_hint(root / classes[0], walker),
         )
     index = {name: i for i, name in enumerate(classes)}
     splits = {split for _, _, split in found}
@@ -172,86 +227,130 @@ def _dataset(
         Sample(path=path, label=index[name], split=split)
         for path, name, split in sorted(found, key=lambda row: natural_key(row[0]))
     )
-    return Dataset(root, classes, samples, tuple(walker.ignored), test)
+    ignored = tuple(sorted(walker.ignored, key=lambda row: natural_key(row[0])))
+    return Dataset(root, classes, samples, ignored, test)
 
 
-def _one_class_hint(only: Path) -> str:
+def _one_class_hint(only: Path, walker: _Walker) -> str:
     """The usual reason for one class is a folder too many around the class folders."""
-    if only.is_dir() and sum(entry.is_dir() for entry in only.iterdir()) >= 2:
-        return f"Did you mean {show(only)}? Its sub-folders look like classes."
+    while only.is_dir():
+        inner = walker.subfolders(only, "")
+        if len(inner) > 1:
+            return f"Did you mean {show(only)}? Its sub-folders look like classes."
+        if not inner:
+            break
+        only = inner[0]
     return "Add a folder with the images of a second class."
 
 
 def _must_be_folder(path: Path, what: str) -> None:
-    if not path.exists():
-        raise DataError(f"{what} does not exist", where=path, do="Check the path.")
-    if not path.is_dir():
+    if not os.path.lexists(path):
+        raise DataError(
+            f"{what} does not exist", where=path, do="Check the path and its permissions."
+        )
+    if path.exists() and not path.is_dir():
         raise DataError(
             f"{what} is a file", where=path, do="Give a folder with one sub-folder per class."
         )
     if not os.access(path, os.R_OK | os.X_OK):
-        raise DataError(f"{what} may not be read", where=path, do="Check its permissions.")
+        raise DataError(
+            f"{what} cannot be read", where=path, do="Check its permissions, and links on the way."
+        )
 
 
-def _subfolders(folder: Path, walker: _Walker) -> list[Path]:
-    entries = [e for e in walker.entries(folder) if e.is_dir()]
-    folders = [Path(e.path) for e in entries if not walker.is_litter(e, Path(e.path).name)]
-    return sorted(folders, key=lambda f: natural_key(f.name))
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder to look into: where it is, its path as shown, and what its images belong to."""
+
+    folder: Path
+    path: str
+    name: str
+    split: str | None
+    inner: bool = False
 
 
 class _Walker:
     """Walks folders in natural order, never twice into the same one, and lists what it leaves out."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
         self.ignored: list[tuple[str, str]] = []
         self._visited: set[tuple[int, int]] = set()
+        whole = root.resolve()
+        for folder in (whole, *whole.parents):  # a link to one of these leads back to everything
+            self._first_visit(folder)
 
-    def entries(self, folder: Path) -> list[os.DirEntry[str]]:
+    def subfolders(self, folder: Path, shown: str) -> list[Path]:
+        """The folders in a folder; the files beside them have no class."""
+        found = []
+        for entry in self._entries(folder, shown, needed=True):
+            if self._is_litter(entry, shown + entry.name):
+                continue
+            if _is_folder(entry):
+                found.append(folder / entry.name)
+            else:
+                self.ignored.append((shown + entry.name, "lies outside every class folder"))
+        return found
+
+    def holds_folders(self, folder: Path) -> bool:
+        """Whether any folder worth a look lies in this one."""
+        return bool(_Walker(folder).subfolders(folder, ""))
+
+    def files(self, places: list[_Place]) -> list[tuple[str, str, str | None]]:
+        """(path, class, split) of every file below class folders.
+
+        Links to folders wait until the real folders are done: a folder that can be reached in
+        several ways counts where it really lies.
+        """
+        found: list[tuple[str, str, str | None]] = []
+        real = deque(place for place in places if not place.folder.is_symlink())
+        links = deque(place for place in places if place.folder.is_symlink())
+        while real or links:
+            place = real.popleft() if real else links.popleft()
+            if not self._first_visit(place.folder):
+                self.ignored.append((place.path, "link to a folder that is looked at elsewhere"))
+                continue
+            for entry in self._entries(place.folder, place.path, needed=not place.inner):
+                path = place.path + entry.name
+                if self._is_litter(entry, path):
+                    continue
+                if _is_folder(entry):
+                    inner = replace(
+                        place, folder=place.folder / entry.name, path=f"{path}/", inner=True
+                    )
+                    (links if entry.is_symlink() else real).append(inner)
+                elif os.path.splitext(entry.name)[1].casefold() in OTHER_FILES:  # noqa: PTH122 - fast
+                    self.ignored.append((path, "not an image by its name"))
+                else:
+                    found.append((path, place.name, place.split))
+        full = {(name, split) for _, name, split in found}
+        for place in places:
+            if (place.name, place.split) not in full:
+                self.ignored.append((place.path, "class folder without images"))
+        return found
+
+    def _entries(self, folder: Path, shown: str, needed: bool) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(folder) as entries:
                 return sorted(entries, key=lambda e: natural_key(e.name))
         except OSError as cause:
-            self.ignored.append((str(folder), f"folder cannot be read ({cause.strerror})"))
+            reason = f"folder cannot be read ({cause.strerror})"
+            if needed:  # else a whole class would be missing without a word
+                raise DataError(f"A {reason}", where=folder, do="Check its permissions.") from cause
+            self.ignored.append((shown, reason))
             return []
 
-    def is_litter(self, entry: os.DirEntry[str], shown: str) -> bool:
+    def _is_litter(self, entry: os.DirEntry[str], shown: str) -> bool:
         name = entry.name.casefold()
-        hidden = name.startswith(".")
-        if hidden or name in LITTER_FILES or name in LITTER_FOLDERS:
+        if name.startswith(".") or name in LITTER_FILES or name in LITTER_FOLDERS:
             self.ignored.append((shown, "hidden or left by the operating system"))
-            return True
-        return False
-
-    def files(self, class_folder: Path) -> list[str]:
-        """Paths below a class folder, relative to it."""
-        found: list[str] = []
-        pending = [(class_folder, "")]
-        while pending:
-            folder, prefix = pending.pop(0)
-            if not self._first_visit(folder):
-                self.ignored.append(
-                    (f"{class_folder.name}/{prefix}", "link to a folder seen before")
-                )
-                continue
-            for entry in self.entries(folder):
-                shown = f"{class_folder.name}/{prefix}{entry.name}"
-                if self.is_litter(entry, shown):
-                    continue
-                if entry.is_dir():
-                    pending.append((Path(entry.path), f"{prefix}{entry.name}/"))
-                elif Path(entry.name).suffix.casefold() in OTHER_FILES:
-                    self.ignored.append((shown, "not an image by its name"))
-                else:
-                    found.append(prefix + entry.name)
-        if not found:
-            self.ignored.append((class_folder.name, "class folder without images"))
-        return found
-
-    def loose(self, folder: Path, prefix: str) -> None:
-        """Name the files that lie beside the class folders: they have no class."""
-        for entry in self.entries(folder):
-            if not entry.is_dir() and not self.is_litter(entry, prefix + entry.name):
-                self.ignored.append((prefix + entry.name, "lies outside every class folder"))
+        elif _is_folder(entry) and all(
+            os.path.lexists(os.path.join(entry.path, own))  # noqa: PTH118 - fast
+            for own in ("run.json", ".lock")
+        ):
+            self.ignored.append((shown, "a run of headstart"))
+        else:
+            return False
+        return True
 
     def _first_visit(self, folder: Path) -> bool:
         try:
@@ -263,3 +362,10 @@ class _Walker:
             return False
         self._visited.add(key)
         return True
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself; reading it as an image names it
+        return False

@@ -167,15 +167,14 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The record as plain lists, numbers and None, which strict JSON can hold.
 
     Keys: n, protocol, classes, metrics [{name, value, low, high, n, method}], per_class
-    [{class, support, precision, recall, f1, auc}, each score as in metrics], confusion [C][C],
-    calibration {ece, rms_debiased, brier, temperature, reliability}.
+    [{name, support, precision, recall, f1, auc}, each score as in metrics], confusion [C][C],
+    calibration {ece, rms_debiased, brier, temperature, sentence, held_out_log_loss, reliability
+    [{confidence, accuracy, n}]}.
 
     >>> found = evaluate([[0.9, 0.1], [0.2, 0.8]], [0, 1], ["cat", "dog"], "test part")
     >>> to_json(found)["per_class"][1]["name"], to_json(found)["confusion"]
     ('dog', [[1, 0], [0, 1]])
     """
-    calibration = asdict(evaluation.calibration)
-    calibration["reliability"] = {k: list(v) for k, v in calibration["reliability"].items()}
     return {
         "n": evaluation.n,
         "protocol": evaluation.protocol,
@@ -183,7 +182,25 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "metrics": [asdict(metric) for metric in evaluation.metrics],
         "per_class": [_class_json(c, evaluation.classes[c.index]) for c in evaluation.per_class],
         "confusion": [list(row) for row in evaluation.confusion],
-        "calibration": calibration,
+        "calibration": _calibration_json(evaluation.calibration),
+    }
+
+
+def _calibration_json(calibration: Calibration) -> dict[str, Any]:
+    found, bins = calibration.temperature, calibration.reliability
+    return {
+        "ece": calibration.ece,
+        "rms_debiased": calibration.rms_debiased,
+        "brier": calibration.brier,
+        "temperature": None if found is None else found.value,
+        "sentence": "" if found is None else f"Temperature {found.value:.2f}, {found.reason}.",
+        "held_out_log_loss": None if found is None else [found.nll_before, found.nll_after],
+        "reliability": [
+            {"confidence": confidence, "accuracy": accuracy, "n": n}
+            for confidence, accuracy, n in zip(
+                bins.confidence, bins.accuracy, bins.count, strict=True
+            )
+        ],
     }
 
 

@@ -5,7 +5,7 @@ N images, D channels, S stages. Everything is measured on development images onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,19 @@ CALIBRATED: Mapping[tuple[str, int], tuple[float, float]] = {
 }
 IMBALANCE = 3.0
 """with a largest class over this many times the smallest, accuracy gives way to balanced accuracy"""
+
+
+@dataclass(frozen=True, slots=True)
+class Development:
+    """The images that everything is learned and decided from; the test part is not among them."""
+
+    rows: Int  # [N] rows of the features
+    labels: Int  # [N]
+    groups: Int  # [N] equal numbers stay together
+    folds: Int  # [N] the fold in which an image is held out
+    hashes: tuple[str, ...]
+    """content hash of every image"""
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +91,14 @@ class Measurement:
 
 
 def measure(
-    graph: TapGraph,
-    features: Features,
-    images: Int,
-    labels: Int,
-    groups: Int,
-    hashes: Sequence[str],
-    classes: Sequence[str],
-    seed: int,
-    workers: int,
+    graph: TapGraph, features: Features, development: Development, seed: int, workers: int
 ) -> Measurement:
-    """Measure size, similarity and the depth profile.
-
-    Args:
-        features: of all images. images: int [N], rows of the development images.
-        labels, groups: int [N] of these. hashes: their content hashes.
-    """
+    """Measure size, similarity and the depth profile, all on the development images."""
+    labels, groups, classes = development.labels, development.groups, development.classes
     counts = np.bincount(labels, minlength=len(classes))
     metric = choose_metric(counts)
     some = _subset(labels, seed)
-    rows = images[some]
+    rows = development.rows[some]
     names = (*features.stages, ALL_STAGES)
 
     def look(name: str) -> StageProbe:
@@ -109,9 +110,9 @@ def measure(
         *stages, together = ordered_map(look, names, workers)
     chance = counts.max() / counts.sum() if metric == "accuracy" else 1 / (counts > 0).sum()
     return Measurement(
-        n=len(images),
+        n=len(labels),
         per_class={name: int(n) for name, n in zip(classes, counts, strict=True)},
-        similarity=similarity(graph, features, images, hashes, seed),
+        similarity=similarity(graph, features, development, seed),
         depth=tuple(stages),
         all_stages=together,
         chance=float(chance),
@@ -131,7 +132,7 @@ def choose_metric(counts: Int) -> str:
 
 
 def similarity(
-    graph: TapGraph, features: Features, images: Int, hashes: Sequence[str], seed: int
+    graph: TapGraph, features: Features, development: Development, seed: int
 ) -> Similarity:
     """Shift of the last BatchNorm between these images and the statistics stored in the weights.
 
@@ -142,9 +143,10 @@ def similarity(
     if not graph.has_norm:
         return _unknown("This network has no BatchNorm, so the shift cannot be measured")
     # Drawn by content, so that neither names nor order nor the rest of the folder matter.
-    chosen = np.argsort(np.array(hashes, dtype=object))[:SHIFT_IMAGES]
-    means = features.stage("norm_mean", images[chosen]).astype(np.float64)  # [n, D]
-    squares = features.stage("norm_square", images[chosen]).astype(np.float64)
+    order = np.argsort(np.array(development.hashes))[:SHIFT_IMAGES]
+    chosen = development.rows[order]
+    means = features.stage("norm_mean", chosen).astype(np.float64)  # [n, D]
+    squares = features.stage("norm_square", chosen).astype(np.float64)
     source_mean, source_variance = (a.astype(np.float64) for a in graph.norm_statistics())
     n = len(chosen)
     usable = source_variance > 1e-6  # dead channels say nothing and would divide by zero

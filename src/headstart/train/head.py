@@ -86,7 +86,7 @@ def search_head(
     worse = 0
     for strength in STRENGTHS:
 
-        def solve(k: int, strength: float = strength) -> Layer:
+        def solve(k: int, strength: float = strength, starts: list[Layer] = starts) -> Layer:
             train = folds != k
             return _minimise(space.rotated[train], labels[train], strength, starts[k])
 

@@ -1,0 +1,27 @@
+# Everything a fresh machine needs: `make demo`, `make test`. CI runs `make check` and `make test`.
+PYTHON ?= python3
+BIN = .venv/bin
+DONE = .venv/.installed
+
+.PHONY: demo test check clean
+
+demo: $(DONE)
+	$(BIN)/headstart demo
+
+test: $(DONE)
+	$(BIN)/python -m pytest
+
+check: $(DONE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(DONE): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headstart needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(DONE)
+
+clean:
+	rm -rf .venv

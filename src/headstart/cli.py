@@ -1,0 +1,277 @@
+"""The command line: arguments only. Each command calls one function of the same name.
+
+Messages go to stderr, results to stdout. Exit codes: 0 done; 2 arguments, data, permissions, run
+folders; 1 the machine or our own fault; 130 and 143 after Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from headstart.errors import HeadstartError, show
+from headstart.settings import DEFAULT_BACKBONE, FitSettings, fit_settings
+
+app = typer.Typer(
+    name="headstart",
+    help="Adapt a CNN that was pre-trained on ImageNet to a folder of your own images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Data = Annotated[Path, typer.Argument(help="Folder: CLASS/* or {train,val,test}/CLASS/*.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<data>-<k>.")]
+Test = Annotated[Path | None, typer.Option(help="Folder of test images: CLASS/*.")]
+Case = Annotated[int | None, typer.Option(help="Force one of the four cases.", min=1, max=4)]
+Cut = Annotated[str | None, typer.Option(help="Stage after which the network is cut.")]
+FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Force random weights.")]
+Backbone = Annotated[str, typer.Option(help="Name of a timm CNN.")]
+Weights = Annotated[Path | None, typer.Option(help="File with the backbone's weights.")]
+Size = Annotated[int | None, typer.Option(help="Side of the network's input in px.")]
+Budget = Annotated[float | None, typer.Option(help="Minutes; 0: frozen strategies only.")]
+SmallBelow = Annotated[int, typer.Option(help="Fewer training images than this are small.")]
+LargeAbove = Annotated[int, typer.Option(help="This many training images are large.")]
+Seed = Annotated[int, typer.Option(help="Seed of splits and heads.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run, or print it.")]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def _default(name: str) -> Any:
+    return FitSettings.model_fields[name].default
+
+
+@app.command()
+def fit(
+    data: Data,
+    out: Out = None,
+    test: Test = None,
+    case: Case = None,
+    cut: Cut = None,
+    from_scratch: FromScratch = False,
+    backbone: Backbone = DEFAULT_BACKBONE,
+    weights: Weights = None,
+    size: Size = None,
+    budget: Budget = None,
+    small_below: SmallBelow = _default("small_below"),
+    large_above: LargeAbove = _default("large_above"),
+    seed: Seed = 0,
+    resume: Resume = False,
+    no_report: NoReport = False,
+    device: Device = "auto",
+) -> None:
+    """From a folder of images to a verified model, its evaluation and its report."""
+    from headstart import pipeline
+
+    values = {key: value for key, value in locals().items() if key in FitSettings.model_fields}
+    outcome = pipeline.fit(fit_settings(values | {"report": not no_report}))
+    _print_fit(outcome.folder, outcome.already_done)
+
+
+@app.command()
+def plan(
+    data: Data,
+    out: Out = None,
+    test: Test = None,
+    backbone: Backbone = DEFAULT_BACKBONE,
+    weights: Weights = None,
+    size: Size = None,
+    small_below: SmallBelow = _default("small_below"),
+    large_above: LargeAbove = _default("large_above"),
+    seed: Seed = 0,
+    resume: Resume = False,
+    device: Device = "auto",
+) -> None:
+    """Measure and decide only: which case is this, why, and what would flip it."""
+    from headstart import pipeline
+    from headstart.plan.show import plan_text
+    from headstart.run import read_json
+
+    values = {key: value for key, value in locals().items() if key in FitSettings.model_fields}
+    outcome = pipeline.plan(fit_settings(values))
+    typer.echo(plan_text(read_json(outcome.folder / "plan.json")))
+    typer.echo(f"\nstored in {show(outcome.folder)}; go on with: headstart fit {show(data)}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Run folder or model folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
+    out: Annotated[Path | None, typer.Option(help=".csv, .jsonl or .parquet; else stdout.")] = None,
+) -> None:
+    """Classify photos; CSV on stdout, or --out FILE."""
+    from headstart.settings import threads
+    from headstart.ship.predict import load, write_predictions
+
+    loaded = load(model)
+    found = loaded.predict(images, workers=threads())
+    answered, failed = write_predictions(found, loaded.classes, out, sys.stdout)
+    if failed or out is not None:
+        place = f" written to {show(out)}" if out is not None else ""
+        unread = f"; {failed} could not be read, see the column `error`" if failed else ""
+        typer.echo(f"{answered} predictions{place}{unread}", err=True)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; default RUN/report.html.")] = None,
+) -> None:
+    """Render the report again from a run's stored results."""
+    from headstart.run import atomic_write
+    from headstart.ship.report import render
+
+    target = out or run / "report.html"
+    atomic_write(target, render(run))
+    typer.echo(show(target))
+
+
+@app.command()
+def backbones(
+    name: Annotated[str | None, typer.Argument(help="Show the stages of this network.")] = None,
+    weights: Weights = None,
+    size: Size = None,
+) -> None:
+    """List the networks that are usable right now, or one network's stages in order."""
+    from headstart.backbone.catalogue import catalogue_text, stages_text
+
+    typer.echo(stages_text(name, weights, size) if name else catalogue_text())
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all cached features.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Exported networks too.")] = False,
+    prune_to: Annotated[
+        float | None, typer.Option("--prune", help="Shrink to this many MB.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show, prune or clear the cache of features."""
+    from headstart.backbone import feature_cache
+    from headstart.settings import cache_dir
+
+    if clear or everything:
+        feature_cache.clear(everything)
+    if prune_to is not None:
+        typer.echo(f"{feature_cache.prune(prune_to)} files removed", err=True)
+    entries = feature_cache.cache_entries()
+    if as_json:
+        rows = [
+            {"name": e.name, "mb": e.mb, "images": e.images, "used_days_ago": e.used_days_ago}
+            for e in entries
+        ]
+        typer.echo(json.dumps({"folder": str(cache_dir()), "features": rows}))
+        return
+    total = sum(e.mb for e in entries)
+    typer.echo(f"{cache_dir()}: {total:,.1f} MB of {feature_cache.cache_limit_mb():,.0f} MB")
+    for e in entries:
+        typer.echo(
+            f"  {e.mb:8,.1f} MB  {e.images:8,} images  {e.used_days_ago:5.1f} days ago  {e.name}"
+        )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    seed: Seed = 0,
+) -> None:
+    """Run the main job on scikit-learn's 1,797 handwritten digits, written out as images."""
+    from headstart.demo import demo as run_demo
+
+    outcome = run_demo(out, seed)
+    _print_fit(outcome.folder, already_done=False)
+    typer.echo("\nNow your own photos, one folder per class:  headstart fit my_photos")
+
+
+def _print_fit(folder: Path, already_done: bool) -> None:
+    """The result in a few lines on stdout."""
+    from headstart.plan.show import fit_text
+    from headstart.run import read_json
+
+    if already_done:
+        typer.echo("this run is finished already", err=True)
+    typer.echo(
+        fit_text(folder, read_json(folder / "plan.json"), read_json(folder / "evaluation.json"))
+    )
+
+
+def main() -> None:
+    """Entry point: run a command, and turn every known error into one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    warnings.showwarning = _show_warning
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except HeadstartError as error:
+        code = _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        code = _fail("stopped", 130)
+    except MemoryError:
+        code = _fail("The machine is out of memory. Try a smaller --size or fewer images.", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        code = _unexpected(error)
+    raise SystemExit(code or 0)
+
+
+def _unexpected(error: Exception) -> int:
+    """Usage errors of the argument parser, and faults of our own (with the place to report)."""
+    from click import ClickException, exceptions
+
+    if isinstance(error, exceptions.Abort):
+        return _fail("stopped", 130)
+    if isinstance(error, ClickException):
+        error.show()
+        return 2
+    if os.environ.get("HEADSTART_DEBUG"):
+        traceback.print_exc()
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return _fail(
+        f"A fault in headstart: {type(error).__name__}: {show(error)[:300]} "
+        f"({Path(place.filename).name}:{place.lineno}). Set HEADSTART_DEBUG=1 to see where, and "
+        "please report it.",
+        1,
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"headstart: {message}\n")
+    return code
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(143)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    sys.stderr.write(f"warning: {show(message)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""From frozen results to the files of the run folder: the contract in one place.
+
+Only formats; every number was computed by the step that owns it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.data import check, split
+from headstart.data.images import ImageRefused, load_image, thumbnail
+from headstart.data.sources import Dataset
+from headstart.judge import evaluate
+from headstart.plan.decide import Plan
+from headstart.plan.measure import Measurement
+from headstart.plan.verify import Scored, Verified, table_json
+from headstart.run import csv_text
+from headstart.settings import FitSettings, threads
+
+if TYPE_CHECKING:
+    from headstart.pipeline import Prepared
+
+MISTAKES = 24
+THUMBNAIL_PX = 160
+
+
+def data_json(dataset: Dataset, findings: check.Findings, parts: split.Split) -> dict[str, Any]:
+    """data.json"""
+    place = {int(i): "train" for i in parts.train} | {int(i): "test" for i in parts.test}
+    place |= parts.left_out
+    return check.to_json(dataset, findings, lambda i: place[i]) | {
+        "protocol": parts.protocol,
+        "notes": _notes(dataset, findings, parts),
+    }
+
+
+def _notes(dataset: Dataset, findings: check.Findings, parts: split.Split) -> list[str]:
+    notes = []
+    leaked = sum(reason == "copy of a test image" for reason in parts.left_out.values())
+    if leaked:
+        notes.append(f"{leaked} training images are copies of test images and were left out.")
+    if findings.label_conflicts:
+        notes.append(
+            f"{len(findings.label_conflicts)} images lie under more than one class; at most one of "
+            "the labels can be right."
+        )
+    if len(parts.test) < 100:
+        notes.append(
+            f"The test part has only {len(parts.test)} images: differences of a few points cannot "
+            "be seen with it."
+        )
+    return notes
+
+
+def data_sentence(dataset: Dataset, findings: check.Findings, parts: split.Split) -> str:
+    """What was found in the folder, for the terminal."""
+    text = (
+        f"{len(parts.train):,} images to learn from, {len(parts.test):,} to test ({parts.protocol})"
+    )
+    if findings.refused:
+        text += f"; {len(findings.refused)} files cannot be read (see data.json)"
+    if findings.duplicates:
+        text += f"; {len(findings.duplicates)} images exist more than once"
+    return "\n".join([text, *_notes(dataset, findings, parts)])
+
+
+def split_csv(dataset: Dataset, parts: split.Split) -> str:
+    """split.csv"""
+    return csv_text(["path", "label", "split", "group", "fold"], split.rows(dataset, parts))
+
+
+def probe_rows(plan: Plan, measurement: Measurement) -> dict[str, Scored]:
+    """Every candidate's row from the depth profile, by name."""
+    by_stage = {row.stage: row.probe for row in measurement.depth}
+    rows = {}
+    for candidate in plan.candidates:
+        if candidate.strategy == "all_stages":
+            found = measurement.all_stages.probe
+        else:
+            found = by_stage[candidate.cut or measurement.depth[-1].stage]
+        rows[candidate.name] = Scored(
+            candidate,
+            found.score,
+            found.se,
+            found.train_score,
+            found.seconds,
+            "ridge, leave-one-out",
+        )
+    return rows
+
+
+def plan_json(
+    prepared: Prepared, rows: Iterable[Scored], verified: Verified | None, settings: FitSettings
+) -> dict[str, Any]:
+    """plan.json"""
+    plan, measured, graph = prepared.plan, prepared.measurement, prepared.graph
+    near = measured.similarity
+    chosen = verified.chosen if verified is not None else None
+    limits = near.thresholds
+    return {
+        "case_prior": list(plan.case_prior),
+        "case": chosen.case if chosen is not None else None,
+        "strategy": chosen.strategy if chosen is not None else None,
+        "cut": chosen.cut if chosen is not None else None,
+        "chosen": chosen.name if chosen is not None else None,
+        "forced": plan.forced,
+        "size": {
+            "n": measured.n,
+            "per_class": dict(measured.per_class),
+            "verdict": plan.size_verdict,
+            "small_below": settings.small_below,
+            "large_above": settings.large_above,
+            "sentence": plan.size_sentence,
+        },
+        "similarity": {
+            "verdict": near.verdict,
+            "bn_shift": near.bn_shift,
+            "low": near.low,
+            "high": near.high,
+            "n": near.n,
+            "thresholds": None
+            if limits is None
+            else {"similar_below": limits[0], "different_from": limits[1]},
+            "sentence": near.sentence,
+        },
+        "reasons": list(plan.reasons),
+        "switch": list(verified.sentences) if verified is not None else [],
+        "warnings": list(verified.warnings) if verified is not None else [],
+        "flips_if": list(plan.flips_if),
+        "candidates": table_json(list(rows)),
+        "depth_curve": [
+            {
+                "stage": row.stage,
+                "width": row.width,
+                "score": row.probe.score,
+                "se": row.probe.se,
+                "train_score": row.probe.train_score,
+            }
+            for row in measured.depth
+        ],
+        "all_stages": {
+            "width": measured.all_stages.width,
+            "score": measured.all_stages.probe.score,
+            "se": measured.all_stages.probe.se,
+            "train_score": measured.all_stages.probe.train_score,
+        },
+        "metric": measured.metric,
+        "chance": measured.chance,
+        "learnable": measured.learnable,
+        "backbone": {
+            "name": graph.name,
+            "stages": list(graph.stage_names),
+            "weights_sha256": graph.weights_sha256,
+            "source": graph.source,
+            "size_px": graph.preprocess.size_px,
+        },
+        "budget_steps": None,
+        "threads": threads(),
+        "notes": [],
+    }
+
+
+def evaluation_json(evaluation: evaluate.Evaluation) -> dict[str, Any]:
+    """evaluation.json"""
+    return evaluate.to_json(evaluation)
+
+
+def predictions_csv(
+    paths: Sequence[str],
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    classes: Sequence[str],
+) -> str:
+    """predictions.csv: one row per test image."""
+    header = ["path", "label", "predicted", "confidence", *(f"p_{name}" for name in classes)]
+    rows = []
+    for path, label, row in zip(paths, labels, probabilities, strict=True):
+        best = int(row.argmax())
+        values = [round(float(p), 6) for p in row]
+        rows.append([path, classes[label], classes[best], values[best], *values])
+    return csv_text(header, rows)
+
+
+def mistakes(
+    files: Sequence[Path],
+    paths: Sequence[str],
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """mistakes.json: the most confident wrong answers, with thumbnails for the report."""
+    predicted = probabilities.argmax(1)
+    wrong = np.flatnonzero(predicted != labels)
+    confidence = probabilities[wrong, predicted[wrong]]
+    worst = wrong[np.argsort(-confidence, kind="stable")][:MISTAKES]
+    rows = []
+    for i in worst:
+        try:
+            small = thumbnail(load_image(files[i]), THUMBNAIL_PX)
+        except ImageRefused:
+            continue  # it vanished since it was scored; the table still has its row
+        rows.append(
+            {
+                "path": paths[i],
+                "label": classes[labels[i]],
+                "predicted": classes[predicted[i]],
+                "confidence": float(probabilities[i, predicted[i]]),
+                "thumbnail": base64.b64encode(small).decode(),
+            }
+        )
+    return {"mistakes": rows, "wrong": len(wrong), "n": len(labels)}
+
+
+def model_card(
+    description: dict[str, Any], evaluation: evaluate.Evaluation, measurement: Measurement
+) -> str:
+    """README.md of the bundle."""
+    backbone = description["backbone"]
+    kept, removed = description["stages"]["kept"], description["stages"]["removed"]
+    lines = [
+        "# Image classifier made by headstart",
+        "",
+        f"Tells apart {len(description['classes'])} classes: "
+        + ", ".join(_escape(name) for name in description["classes"][:30])
+        + (", ..." if len(description["classes"]) > 30 else "")
+        + ".",
+        "",
+        "## How it was made",
+        "",
+        f"- Backbone: {backbone['name']}, weights from {_escape(backbone['source'])}, licence "
+        f"{_escape(backbone['licence'])}, frozen.",
+        f"- Strategy: {description['strategy']}"
+        + (f" at stage {description['cut']}" if description["cut"] else "")
+        + (f" (case {description['case']})" if description["case"] else "")
+        + f"; stages kept: {', '.join(kept)}; removed: {', '.join(removed) or 'none'}.",
+        f"- Learned from {measurement.n:,} images. {measurement.similarity.sentence}",
+        "",
+        "## How good it is",
+        "",
+        f"Protocol: {_escape(evaluation.protocol)}; {evaluation.n:,} images.",
+        "",
+        "| score | value | 95 % interval | n | method |",
+        "|---|---|---|---|---|",
+    ]
+    for metric in evaluation.metrics:
+        value, low, high = (
+            "–" if v is None else f"{v:.3f}" for v in (metric.value, metric.low, metric.high)
+        )
+        lines.append(
+            f"| {metric.name} | {value} | {low} to {high} | {metric.n} | {metric.method} |"
+        )
+    lines += [
+        "",
+        "## How to use it",
+        "",
+        "    headstart predict MODEL photo.jpg folder_of_photos/ --out predictions.csv",
+        "",
+        "`model.onnx` runs anywhere ONNX does: input `image`, uint8 [N, H, W, 3], RGB, upright; "
+        "output `probabilities`, float32 [N, C], in the order of `classes` in headstart.json. "
+        "Resizing, cropping and normalisation are inside. Confidence is calibrated by temperature "
+        f"({description['temperature']:.3f}).",
+        "",
+        "It answers with one of its classes for any picture, also for one that shows none of them.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Text that no Markdown renderer takes for markup."""
+    from headstart.errors import show
+
+    escaped = show(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\`*_{}[]()#!|~":
+        escaped = escaped.replace(character, f"\\{character}")
+    return escaped

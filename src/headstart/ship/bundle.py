@@ -1,0 +1,228 @@
+"""The bundle: everything a person needs to run the model, in one folder, without this project.
+
+    model/  headstart.json · model.safetensors · model.onnx · README.md
+
+JSON, safetensors and ONNX only: nothing in it is ever executed. Equal training gives equal bytes;
+no time, path or run name is inside the weights. Files are read by fixed names, and their checksums
+are compared before they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.backbone.features import open_session
+from headstart.backbone.graph import TapGraph
+from headstart.data.images import Preprocess
+from headstart.errors import BundleError, InternalError, from_os, show
+from headstart.plan.decide import Candidate
+from headstart.run import atomic_write, sync_folder
+from headstart.train.head import Head
+
+FORMAT = "headstart-bundle"
+FORMAT_VERSION = 1
+PARITY_LIMIT = 1e-4
+"""largest allowed difference in probability between the bundle and what was evaluated"""
+MAX_JSON_BYTES = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read and whose checksums agree."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    temperature: float
+    taps: tuple[str, ...]
+    description: dict[str, Any]
+    onnx: bytes
+
+
+def describe(
+    graph: TapGraph,
+    candidate: Candidate,
+    classes: Sequence[str],
+    temperature: float,
+) -> dict[str, Any]:
+    """headstart.json less the checksums: what the network is and how to use it."""
+    taps = taps_of(graph, candidate)
+    last = graph.stage(taps[-1])
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "classes": list(classes),
+        "backbone": {
+            "name": graph.name,
+            "weights_sha256": graph.weights_sha256,
+            "licence": graph.licence,
+            "source": graph.source,
+        },
+        "strategy": candidate.strategy,
+        "cut": candidate.cut,
+        "case": candidate.case,
+        "stages": {
+            "kept": list(graph.stage_names[: graph.stage_names.index(taps[-1]) + 1]),
+            "removed": list(graph.stage_names[graph.stage_names.index(taps[-1]) + 1 :]),
+        },
+        "head": {
+            "reads": list(taps),
+            "inputs": sum(graph.stage(tap).width for tap in taps),
+            "outputs": len(classes),
+        },
+        "parameters": {"frozen": last.parameters, "multiply_adds": last.macs},
+        "preprocess": asdict(graph.preprocess),
+        "temperature": temperature,
+        "input": "image: uint8 [N, H, W, 3], RGB, upright (EXIF orientation applied)",
+        "output": "probabilities: float32 [N, C], in the order of classes",
+    }
+
+
+def taps_of(graph: TapGraph, candidate: Candidate) -> tuple[str, ...]:
+    """The stages whose features a candidate's head reads."""
+    if candidate.strategy == "all_stages":
+        return graph.stage_names
+    return (candidate.cut or graph.stage_names[-1],)
+
+
+def write_bundle(
+    folder: Path,
+    graph: TapGraph,
+    description: dict[str, Any],
+    head: Head,
+    check: tuple[NDArray[np.uint8], NDArray[np.float64]],
+    card: str,
+) -> dict[str, Any]:
+    """Write the bundle beside its place, prove it, then move it there in one step.
+
+    Args:
+        check: pixels uint8 [N, R, R, 3] of real images, resized but not cropped, and the
+            probabilities [N, C] that were evaluated for them.
+
+    Returns:
+        the description as stored.
+
+    Raises:
+        InternalError: the bundle does not give the same probabilities. MachineError: disk full.
+    """
+    from safetensors.numpy import save
+
+    from headstart.ship.onnx_graph import build
+
+    staging = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    preprocess = graph.preprocess
+    try:
+        staging.mkdir(parents=True)
+        network = build(
+            graph.onnx, description["head"]["reads"], preprocess, head, description["temperature"]
+        )
+        atomic_write(staging / "model.onnx", network)
+        atomic_write(staging / "model.safetensors", save(_tensors(graph, description, head)))
+        description = description | {
+            "parity": {"backbone": graph.parity, "bundle": _prove(staging / "model.onnx", check)},
+            "sha256": {
+                name: hashlib.sha256((staging / name).read_bytes()).hexdigest()
+                for name in ("model.onnx", "model.safetensors")
+            },
+        }
+        atomic_write(staging / "README.md", card)
+        atomic_write(staging / "headstart.json", json.dumps(description, indent=1) + "\n")
+        _replace(staging, folder)
+    except OSError as cause:
+        raise from_os(cause, "Could not write the model", folder) from cause
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return description
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle, or the bundle inside a run folder.
+
+    Raises:
+        BundleError: not a bundle, damaged, or of a version this program does not know.
+    """
+    folder = path / "model" if (path / "model" / "headstart.json").is_file() else path
+    file = folder / "headstart.json"
+    if not file.is_file():
+        raise BundleError(
+            "There is no model here", where=path,
+            do="Give a run folder, or the folder model/ in it, made by `headstart fit`.",
+        )  # fmt: skip
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError("its description is too large")
+        description = json.loads(file.read_text(encoding="utf-8"))
+        if description["format"] != FORMAT:
+            raise ValueError("it is not a headstart bundle")
+        if description["version"] != FORMAT_VERSION:
+            raise BundleError(
+                "This model was made by another version of headstart", where=folder,
+                received=f"format {show(description['version'])}",
+                do=f"This program reads format {FORMAT_VERSION}.",
+            )  # fmt: skip
+        pre = description["preprocess"]
+        preprocess = Preprocess(**(pre | {"mean": tuple(pre["mean"]), "std": tuple(pre["std"])}))
+        network = (folder / "model.onnx").read_bytes()
+        if hashlib.sha256(network).hexdigest() != description["sha256"]["model.onnx"]:
+            raise ValueError("model.onnx fails its checksum")
+        return Bundle(
+            folder=folder,
+            classes=tuple(str(name) for name in description["classes"]),
+            preprocess=preprocess,
+            temperature=float(description["temperature"]),
+            taps=tuple(description["head"]["reads"]),
+            description=description,
+            onnx=network,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
+        raise BundleError(
+            f"This model is damaged ({show(cause)[:200]})", where=folder,
+            do="Copy it again, or train it again.",
+        ) from cause  # fmt: skip
+
+
+def _tensors(graph: TapGraph, description: dict[str, Any], head: Head) -> dict[str, Any]:
+    """Tensors of the kept stages under `backbone.`, and the head."""
+    from safetensors import safe_open
+
+    keeps = graph.stage(description["head"]["reads"][-1]).keeps
+    tensors = {"head.weight": head.weight, "head.bias": head.bias}
+    with safe_open(graph.weights, framework="numpy") as stored:
+        for name in keeps:
+            tensors[f"backbone.{name}"] = stored.get_tensor(name)
+    return tensors
+
+
+def _prove(network: Path, check: tuple[NDArray[np.uint8], NDArray[np.float64]]) -> float:
+    pixels, expected = check
+    got = open_session(network, threads=1).run(["probabilities"], {"image": pixels})[0]
+    difference = float(np.abs(got - expected).max())
+    if not difference <= PARITY_LIMIT:
+        raise InternalError(
+            f"The bundled network differs by {difference:.1e} in probability from the evaluated one",
+            do="Nothing was handed over. Please report this.",
+        )
+    return difference
+
+
+def _replace(staging: Path, folder: Path) -> None:
+    """Put a finished folder in its place; an older one there stays until the new one is whole."""
+    old = None
+    if folder.exists():
+        old = folder.parent / f".{folder.name}-old-{os.getpid()}"
+        folder.rename(old)
+    staging.rename(folder)
+    sync_folder(folder.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)

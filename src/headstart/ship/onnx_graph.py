@@ -1,0 +1,133 @@
+"""Build the bundle's network: preprocessing, the kept stages, the new head, calibrated softmax.
+
+N images, H W px, S side of the network's input in px, D feature width, C classes.
+
+    image uint8 [N, H, W, 3]  ->  probabilities float32 [N, C]
+
+Stages that the head does not read are cut off for good, so an early cut really is smaller and
+faster. Resizing happens on uint8, where ONNX's cubic filter equals Pillow's within a grey level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from headstart.data.images import Preprocess
+from headstart.train.head import Head
+
+PIXELS = "pixels"
+
+
+def build(
+    tap_graph: Path,
+    taps: Sequence[str],
+    preprocess: Preprocess,
+    head: Head,
+    temperature: float,
+) -> bytes:
+    """The bundle's ONNX file.
+
+    Args:
+        tap_graph: the exported backbone. taps: the outputs that the head reads, in order.
+        head: weight [C, D], bias [C]. temperature: divides the logits before the softmax.
+    """
+    whole = onnx.load(str(tap_graph))
+    body = onnx.utils.Extractor(whole).extract_model(["image"], list(taps))
+    graph = body.graph
+    _rename_input(graph, "image", PIXELS)
+    before, constants = _preprocessing(preprocess)
+    after, weights = _head_nodes(taps, head, temperature)
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend([*constants, *weights])
+    del graph.input[:]
+    del graph.output[:]
+    graph.input.append(
+        helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])
+    )
+    graph.output.append(
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(head.bias)])
+    )
+    graph.name = "headstart"
+    body.producer_name, body.producer_version, body.doc_string = "headstart", "", ""
+    onnx.checker.check_model(body)
+    return bytes(body.SerializeToString(deterministic=True))
+
+
+def _rename_input(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name == old:
+                node.input[i] = new
+
+
+def _constant(name: str, values: Sequence[int]) -> Any:
+    return numpy_helper.from_array(np.array(values, dtype=np.int64), name)
+
+
+def _preprocessing(pre: Preprocess) -> tuple[list[Any], list[Any]]:
+    """Nodes that turn `image` of any size into `pixels` uint8 [N, S, S, 3], as `fit_pixels` does."""
+    if pre.fit != "crop":
+        raise NotImplementedError(pre.fit)
+    node = helper.make_node
+    cubic = {
+        "mode": "cubic",
+        "antialias": 1,
+        "cubic_coeff_a": -0.5,
+        "exclude_outside": 1,
+        "coordinate_transformation_mode": "half_pixel",
+    }
+    nodes = [
+        node("Transpose", ["image"], ["nchw"], perm=[0, 3, 1, 2]),
+        node("Shape", ["nchw"], ["outer"], start=0, end=2),
+        node("Shape", ["nchw"], ["sides"], start=2, end=4),
+        # new side = (side * resize_px + m // 2) // m with m the shorter side, in whole numbers
+        node("ReduceMin", ["sides"], ["shorter"], keepdims=1),
+        node("Div", ["shorter", "two"], ["half"]),
+        node("Mul", ["sides", "resize_px"], ["scaled"]),
+        node("Add", ["scaled", "half"], ["rounded"]),
+        node("Div", ["rounded", "shorter"], ["new_sides"]),
+        node("Concat", ["outer", "new_sides"], ["new_shape"], axis=0),
+        node("Resize", ["nchw", "", "", "new_shape"], ["resized"], **cubic),
+        node("Sub", ["new_sides", "size_px"], ["surplus"]),
+        node("Div", ["surplus", "two"], ["begin"]),
+        node("Add", ["begin", "size_px"], ["end"]),
+        node("Slice", ["resized", "begin", "end", "spatial"], ["cropped"]),
+        node("Transpose", ["cropped"], [PIXELS], perm=[0, 2, 3, 1]),
+    ]
+    constants = [
+        _constant("two", [2]),
+        _constant("resize_px", [pre.resize_px]),
+        _constant("size_px", [pre.size_px]),
+        _constant("spatial", [2, 3]),
+    ]
+    return nodes, constants
+
+
+def _head_nodes(taps: Sequence[str], head: Head, temperature: float) -> tuple[list[Any], list[Any]]:
+    node = helper.make_node
+    nodes = []
+    features = taps[0]
+    if len(taps) > 1:
+        features = "features"
+        nodes.append(node("Concat", list(taps), [features], axis=1))
+    nodes += [
+        node("Gemm", [features, "head.weight", "head.bias"], ["logits"], transB=1),
+        node("Div", ["logits", "temperature"], ["calibrated"]),
+        node("Softmax", ["calibrated"], ["probabilities"], axis=1),
+    ]
+    weights: list[NDArray[np.float32]] = [
+        head.weight,
+        head.bias,
+        np.array([temperature], np.float32),
+    ]
+    names = ("head.weight", "head.bias", "temperature")
+    return nodes, [numpy_helper.from_array(w, n) for w, n in zip(weights, names, strict=True)]
