@@ -1,0 +1,122 @@
+"""The same verbs from Python, with the same names and defaults as on the command line.
+
+import headstart
+
+result = headstart.fit("my_photos", budget=0)
+print(result.score("accuracy"))
+for answer in result.model.predict("new_photos"):
+    print(answer.path, answer.predicted, answer.confidence)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart.run import read_json
+from headstart.settings import DEFAULT_BACKBONE, fit_settings
+
+if TYPE_CHECKING:
+    from headstart.ship.predict import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run: where it lies and what it stores."""
+
+    folder: Path
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """plan.json: case, numbers, reasons, candidates."""
+        return read_json(self.folder / "plan.json")
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """evaluation.json: every score with its interval, n and method."""
+        return read_json(self.folder / "evaluation.json")
+
+    @property
+    def model(self) -> Model:
+        """The trained model, ready to answer."""
+        return load(self.folder)
+
+    def score(self, name: str) -> tuple[float | None, float | None, float | None]:
+        """Value, low and high end of the 95 % interval of a score on the test part.
+
+        Raises:
+            KeyError: no such score; the known ones are named.
+        """
+        found = {m["name"]: (m["value"], m["low"], m["high"]) for m in self.evaluation["metrics"]}
+        if name not in found:
+            raise KeyError(f"no score {name!r}; there are {', '.join(found)}")
+        return found[name]
+
+
+def fit(
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    test: str | Path | None = None,
+    case: int | None = None,
+    cut: str | None = None,
+    from_scratch: bool = False,
+    backbone: str = DEFAULT_BACKBONE,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    budget: float | None = None,
+    small_below: int = 1_000,
+    large_above: int = 10_000,
+    seed: int = 0,
+    resume: bool = False,
+    report: bool = True,
+    device: str = "auto",
+) -> Result:
+    """From a folder of images to a verified model, its evaluation and its report.
+
+    See `headstart fit --help` for every argument.
+
+    Raises:
+        HeadstartError: with what is wrong, where, what was received, what to do next.
+    """
+    from headstart import pipeline
+
+    values = {key: value for key, value in locals().items() if key != "pipeline"}
+    return Result(pipeline.fit(fit_settings(values)).folder)
+
+
+def plan(
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    test: str | Path | None = None,
+    backbone: str = DEFAULT_BACKBONE,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    small_below: int = 1_000,
+    large_above: int = 10_000,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure and decide only; returns what plan.json holds.
+
+    Raises:
+        HeadstartError: with what is wrong, where, what was received, what to do next.
+    """
+    from headstart import pipeline
+
+    values = {key: value for key, value in locals().items() if key != "pipeline"}
+    return read_json(pipeline.plan(fit_settings(values)).folder / "plan.json")
+
+
+def load(path: str | Path) -> Model:
+    """Load a trained model from a run folder or a model folder.
+
+    Raises:
+        BundleError: not a model, damaged, or of an unknown version.
+    """
+    from headstart.ship.predict import load as load_model
+
+    return load_model(path)

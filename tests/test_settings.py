@@ -1,0 +1,122 @@
+"""Settings: refused before anything is read, in the words of the flags."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from headstart.errors import ArgumentError
+from headstart.run import differences, write_json
+from headstart.settings import FitSettings, cache_dir, fit_settings, threads
+
+
+def test_the_defaults_need_the_data_folder_only() -> None:
+    settings = fit_settings({"data": "photos"})
+    assert settings.data == Path("photos")
+    assert (settings.seed, settings.small_below, settings.large_above) == (0, 1_000, 10_000)
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in FitSettings.model_fields.values())
+
+
+def test_a_mistyped_setting_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ArgumentError, match="Did you mean backbone"):
+        fit_settings({"data": "photos", "bakcbone": "x"})
+    with pytest.raises(ArgumentError, match="headstart fit --help"):
+        fit_settings({"data": "photos", "zzzz": "x"})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"case": 5}, "--case"),
+        ({"case": "second"}, "--case"),
+        ({"size": 31}, "--size"),
+        ({"size": 4096}, "--size"),
+        ({"size": "big\x1b[31m"}, "--size"),
+        ({"budget": -1}, "--budget"),
+        ({"budget": float("nan")}, "--budget"),
+        ({"budget": float("inf")}, "--budget"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**40}, "--seed"),  # NumPy and scikit-learn take 32 bits
+        ({"small_below": 0}, "--small-below"),
+        ({"device": "gpu"}, "--device"),
+        ({"data": ""}, "--data.*empty"),  # an unset variable of the shell would mean "here"
+        ({"data": "  "}, "--data.*empty"),
+        ({"data": None}, "--data"),
+        ({"out": ""}, "--out.*empty"),
+        ({"out": "a\0b"}, "--out.*zero byte"),
+        ({"test": Path("a\0b")}, "--test.*zero byte"),
+        ({"small_below": 50, "large_above": 40}, "--small-below"),
+        ({"cut": "b2", "case": 3}, "--cut belongs to case 2"),
+        ({"from_scratch": True, "case": 2}, "--from-scratch"),
+        ({"from_scratch": True, "cut": "b2"}, "--from-scratch"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_the_words_of_the_flags(
+    values: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ArgumentError, match=words) as refused:
+        fit_settings({"data": "photos", **values})
+    assert str(refused.value).isprintable()
+    assert refused.value.exit_code == 2
+
+
+def test_settings_cannot_change_once_made() -> None:
+    with pytest.raises(ValidationError):
+        fit_settings({"data": "photos"}).seed = 3  # type: ignore[misc]
+
+
+def test_only_settings_that_decide_the_result_matter() -> None:
+    plain = fit_settings({"data": "photos"}).that_matter()
+    other = fit_settings({"data": "photos", "out": "x", "resume": True, "report": False})
+    assert other.that_matter() == plain
+    assert fit_settings({"data": "photos", "seed": 1}).that_matter() != plain
+
+
+def test_a_path_that_is_no_text_can_be_stored_and_compared(tmp_path: Path) -> None:
+    name = os.fsdecode(b"photos\xff\x1b")
+    matter = fit_settings({"data": name, "budget": 2}).that_matter()
+    write_json(tmp_path / "run.json", {"settings": matter})
+    stored = json.loads((tmp_path / "run.json").read_bytes().decode("utf-8"))
+    assert differences(stored, matter) == []
+    assert len(differences(stored, matter | {"data": "photos"})) == 1
+
+
+def test_the_cache_is_where_the_user_says_else_where_the_system_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/scratch")
+    monkeypatch.setenv("HEADSTART_CACHE", "~/own")
+    assert cache_dir() == Path("/home/ada/own")
+    monkeypatch.setenv("HEADSTART_CACHE", "")
+    assert cache_dir() == Path("/scratch/headstart")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_dir() == Path("/home/ada/.cache/headstart")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HEADSTART_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}["nobody of that number"])
+    with pytest.raises(ArgumentError, match="HEADSTART_CACHE"):
+        cache_dir()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_a_process_that_may_use_one_processor_gets_one_thread() -> None:
+    before = os.sched_getaffinity(0)
+    assert threads() == len(before)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert threads() == 1
+    finally:
+        os.sched_setaffinity(0, before)
