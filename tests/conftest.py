@@ -11,13 +11,11 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from toys import REPOSITORY, draw_photos
+
 ARCHIVES = REPOSITORY.parent / "shared" / "data"
-COLOURS = {"blue": (40, 60, 200), "green": (50, 170, 60), "red": (200, 50, 40)}
 
 
 @pytest.fixture(scope="session")
@@ -42,18 +40,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return unpacked[name]
 
     return find
-
-
-def draw_photos(folder: Path, per_class: int, side_px: int = 64, seed: int = 0) -> Path:
-    """A toy data set: noisy single-coloured photos, one folder per colour, easy to tell apart."""
-    rng = np.random.default_rng(seed)
-    for name, colour in COLOURS.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for i in range(per_class):
-            noise = rng.normal(0, 25, (side_px, side_px, 3))
-            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{name}_{i}.png")
-    return folder
 
 
 @pytest.fixture

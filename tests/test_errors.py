@@ -75,7 +75,12 @@ def test_an_absent_package_is_named_with_its_extra() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["import no_such_library_below", "raise ImportError('libGL.so.1: cannot open')"]
+    "body",
+    [
+        "import no_such_library_below",
+        "raise ImportError('libGL.so.1: cannot open')",
+        "from broken_toy import no_such_name",
+    ],
 )
 def test_a_package_that_is_there_but_broken_is_not_called_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
@@ -95,8 +100,8 @@ def test_a_package_that_is_there_but_broken_is_not_called_absent(
         (errno.EIO, MachineError, os.strerror(errno.EIO)),
         (errno.EACCES, RunFolderError, "permission denied"),
         (errno.EROFS, RunFolderError, "permission denied"),
-        (errno.ENOTDIR, RunFolderError, "is a file, not a folder"),
-        (errno.EEXIST, RunFolderError, "is a file, not a folder"),
+        (errno.ENOTDIR, RunFolderError, "is not a folder"),
+        (errno.EEXIST, RunFolderError, "is not a folder"),
         (errno.EISDIR, RunFolderError, "a folder has this name"),
         (errno.ENAMETOOLONG, RunFolderError, "too long"),
         (errno.ELOOP, RunFolderError, "circle"),

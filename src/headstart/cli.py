@@ -6,20 +6,29 @@ folders; 1 the machine or our own fault; 130 and 143 after Ctrl-C and SIGTERM.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from headstart.errors import HeadstartError, show
+from headstart.errors import HeadstartError, nearest, show
 from headstart.settings import DEFAULT_BACKBONE, FitSettings, fit_settings
+
+INTERRUPTED, TERMINATED = 130, 143
+# The base of everything that the argument parser refuses; typer carries a parser of its own.
+USAGE_ERROR: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="headstart",
@@ -31,10 +40,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Data = Annotated[Path, typer.Argument(help="Folder: CLASS/* or {train,val,test}/CLASS/*.")]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Folder: CLASS/* or {train,val,test}/CLASS/*.")
+]
 Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<data>-<k>.")]
 Test = Annotated[Path | None, typer.Option(help="Folder of test images: CLASS/*.")]
-Case = Annotated[int | None, typer.Option(help="Force one of the four cases.", min=1, max=4)]
+Case = Annotated[int | None, typer.Option(help="Force one of the four cases: 1 to 4.")]
 Cut = Annotated[str | None, typer.Option(help="Stage after which the network is cut.")]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Force random weights.")]
 Backbone = Annotated[str, typer.Option(help="Name of a timm CNN.")]
@@ -72,7 +83,7 @@ def fit(
     no_report: NoReport = False,
     device: Device = "auto",
 ) -> None:
-    """From a folder of images to a verified model, its evaluation and its report."""
+    """Adapt the network to your images: model, evaluation, report."""
     from headstart import pipeline
 
     values = {key: value for key, value in locals().items() if key in FitSettings.model_fields}
@@ -94,7 +105,7 @@ def plan(
     resume: Resume = False,
     device: Device = "auto",
 ) -> None:
-    """Measure and decide only: which case is this, why, and what would flip it."""
+    """Measure and decide only: which case, why, what would flip it."""
     from headstart import pipeline
     from headstart.plan.show import plan_text
     from headstart.run import read_json
@@ -102,34 +113,46 @@ def plan(
     values = {key: value for key, value in locals().items() if key in FitSettings.model_fields}
     outcome = pipeline.plan(fit_settings(values))
     typer.echo(plan_text(read_json(outcome.folder / "plan.json")))
-    typer.echo(f"\nstored in {show(outcome.folder)}; go on with: headstart fit {show(data)}")
+    if outcome.already_done:
+        typer.echo("this run is finished already", err=True)
+    typer.echo(f"\nstored:  {show(outcome.folder)}")
+    typer.echo(f"next:    headstart fit {shlex.quote(show(data))}")
 
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Run folder or model folder.")],
-    images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or model folder.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images and folders of images.")
+    ],
     out: Annotated[Path | None, typer.Option(help=".csv, .jsonl or .parquet; else stdout.")] = None,
 ) -> None:
     """Classify photos; CSV on stdout, or --out FILE."""
+    from headstart.parallel import progress
     from headstart.settings import threads
-    from headstart.ship.predict import load, write_predictions
+    from headstart.ship.predict import check_out, expand, load, write_predictions
 
+    if out is not None:
+        check_out(out)
     loaded = load(model)
-    found = loaded.predict(images, workers=threads())
+    files = expand(images)
+    found = loaded.predict(files, workers=threads())
+    if out is not None:
+        found = progress(found, len(files), "predicting")
     answered, failed = write_predictions(found, loaded.classes, out, sys.stdout)
     if failed or out is not None:
         place = f" written to {show(out)}" if out is not None else ""
-        unread = f"; {failed} could not be read, see the column `error`" if failed else ""
-        typer.echo(f"{answered} predictions{place}{unread}", err=True)
+        unread = f"; {failed:,} could not be read, see the column error" if failed else ""
+        noun = "prediction" if answered == 1 else "predictions"
+        typer.echo(f"{answered:,} {noun}{place}{unread}", err=True)
 
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     out: Annotated[Path | None, typer.Option(help="HTML file; default RUN/report.html.")] = None,
 ) -> None:
-    """Render the report again from a run's stored results."""
+    """Write the report again from a run's stored results."""
     from headstart.run import atomic_write
     from headstart.ship.report import render
 
@@ -140,11 +163,13 @@ def report(
 
 @app.command()
 def backbones(
-    name: Annotated[str | None, typer.Argument(help="Show the stages of this network.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show the stages of this network.")
+    ] = None,
     weights: Weights = None,
     size: Size = None,
 ) -> None:
-    """List the networks that are usable right now, or one network's stages in order."""
+    """List the usable networks, or one network's stages in order."""
     from headstart.backbone.catalogue import catalogue_text, stages_text
 
     typer.echo(stages_text(name, weights, size) if name else catalogue_text())
@@ -188,7 +213,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
     seed: Seed = 0,
 ) -> None:
-    """Run the main job on scikit-learn's 1,797 handwritten digits, written out as images."""
+    """Run fit on 1,797 handwritten digits, written out as images."""
     from headstart.demo import demo as run_demo
 
     outcome = run_demo(out, seed)
@@ -209,39 +234,60 @@ def _print_fit(folder: Path, already_done: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: run a command, and turn every known error into one sentence and an exit code."""
+    """Entry point: run the command that was typed, and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     warnings.showwarning = _show_warning
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):  # a terminal that knows no such letter shows its code
+            stream.reconfigure(errors="backslashreplace")
+    raise SystemExit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a command; every known error becomes one sentence on stderr and an exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(list(arguments), prog_name="headstart", standalone_mode=False)
         sys.stdout.flush()
     except HeadstartError as error:
-        code = _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        code = _fail("stopped", 130)
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except MemoryError:
-        code = _fail("The machine is out of memory. Try a smaller --size or fewer images.", 1)
+        return _fail("The machine is out of memory. Try a smaller --size or fewer images.", 1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        return _nobody_reads()
     except typer.Exit as stop:
         code = stop.exit_code
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # the argument parser caught it first
+            return _nobody_reads()
         code = stop.code if isinstance(stop.code, int) else 1
+    except USAGE_ERROR as error:
+        return _fail(_usage(error), 2)
     except Exception as error:
-        code = _unexpected(error)
-    raise SystemExit(code or 0)
+        return _fault(error)
+    if code in (INTERRUPTED, TERMINATED):
+        return _fail("stopped", code)
+    return code if isinstance(code, int) else 0
 
 
-def _unexpected(error: Exception) -> int:
-    """Usage errors of the argument parser, and faults of our own (with the place to report)."""
-    from click import ClickException, exceptions
+def _usage(error: Any) -> str:
+    """One sentence for what the argument parser refused, and where to look."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return f"a command is needed\n\n{error.format_message()}"
+    message = str(error.format_message())
+    if (option := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
+        known = [flag for param in error.ctx.command.params for flag in param.opts]
+        message = f"There is no flag {show(option)}. {nearest(option, known, 1)}".strip()
+    message += "" if message.endswith((".", "?")) else "."
+    return f"{message} See: {error.ctx.command_path if error.ctx else 'headstart'} --help"
 
-    if isinstance(error, exceptions.Abort):
-        return _fail("stopped", 130)
-    if isinstance(error, ClickException):
-        error.show()
-        return 2
+
+def _fault(error: Exception) -> int:
+    """A fault of our own, with the place to report."""
     if os.environ.get("HEADSTART_DEBUG"):
         traceback.print_exc()
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -253,13 +299,25 @@ def _unexpected(error: Exception) -> int:
     )
 
 
+def _nobody_reads() -> int:
+    """The reader of our output wanted no more (`| head`): that is no failure."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()  # type: ignore[union-attr]
+            continue
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
+    return 0
+
+
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"headstart: {message}\n")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"headstart: {message}\n")
     return code
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(143)
+    raise SystemExit(TERMINATED)
 
 
 def _show_warning(

@@ -8,22 +8,51 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headstart.errors import from_os
+from headstart.errors import RunFolderError, from_os, show, told
 from headstart.pipeline import Outcome, fit, say
-from headstart.run import make_folder
+from headstart.run import existing_manifest, make_folder
 from headstart.settings import FitSettings, cache_dir
+
+MADE_BY_A_RUN = {
+    "run.json", "data.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
+    "mistakes.json", "report.html", "log.jsonl", "model", ".lock",
+}  # fmt: skip
 
 
 def demo(out: Path, seed: int = 0) -> Outcome:
     """Write the digits into the cache, then `fit` them with frozen strategies only.
 
-    A demo folder that is there from an earlier demo is replaced.
+    A finished demo is replaced, an interrupted one is gone on with; nothing else is ever touched.
+
+    Raises:
+        RunFolderError: the folder holds something that no demo made.
     """
-    if (out / "run.json").is_file() and out.name == "demo":
-        shutil.rmtree(out)
     folder = write_digits(cache_dir() / "digits")
-    say(f"1,797 handwritten digits of 8 x 8 px, as images in {folder}")
-    return fit(FitSettings(data=folder, out=out, budget=0, seed=seed))
+    say(f"1,797 handwritten digits of 8 x 8 px, as images in {show(folder)}")
+    again = make_room(out, folder)
+    return fit(FitSettings(data=folder, out=out, budget=0, seed=seed, resume=again))
+
+
+def make_room(out: Path, digits: Path) -> bool:
+    """Remove what an earlier demo left; True when one was interrupted, or is still at work."""
+    stored = existing_manifest(out)
+    if stored is None:
+        return False
+    settings = found if isinstance(found := stored.get("settings"), dict) else {}
+    data = settings.get("data")
+    foreign = sorted({entry.name for entry in out.iterdir()} - MADE_BY_A_RUN)
+    if not isinstance(data, str) or Path(data) != digits or foreign:
+        raise RunFolderError(
+            "This folder holds something else than an earlier demo, so it is left alone",
+            where=out,
+            received=foreign[0] if foreign else None,
+            do="Choose another folder with --out.",
+        )
+    if stored.get("status") == "running":
+        return True
+    with told("Could not remove the earlier demo", out):
+        shutil.rmtree(out)
+    return False
 
 
 def write_digits(folder: Path) -> Path:

@@ -137,8 +137,8 @@ def require(package: str, extra: str, feature: str) -> ModuleType:
 
 
 PATH_FAULTS = {
-    errno.ENOTDIR: "a part of this path is a file, not a folder",
-    errno.EEXIST: "a part of this path is a file, not a folder",
+    errno.ENOTDIR: "a part of this path is not a folder",
+    errno.EEXIST: "a part of this path is not a folder",
     errno.EISDIR: "a folder has this name",
     errno.ENOTEMPTY: "a folder has this name",
     errno.ENAMETOOLONG: "the name is too long",

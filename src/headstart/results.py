@@ -6,6 +6,7 @@ Only formats; every number was computed by the step that owns it.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from headstart.data import check, split
 from headstart.data.images import ImageRefused, load_image, thumbnail
 from headstart.data.sources import Dataset
+from headstart.errors import show
 from headstart.judge import evaluate
 from headstart.plan.decide import Plan
 from headstart.plan.measure import Measurement
@@ -26,6 +28,8 @@ from headstart.settings import FitSettings, threads
 if TYPE_CHECKING:
     from headstart.pipeline import Prepared
 
+FEW_TESTED = 100
+"""with fewer test images a warning says so"""
 MISTAKES = 24
 THUMBNAIL_PX = 160
 
@@ -42,18 +46,22 @@ def data_json(dataset: Dataset, findings: check.Findings, parts: split.Split) ->
 
 def _notes(dataset: Dataset, findings: check.Findings, parts: split.Split) -> list[str]:
     notes = []
-    leaked = sum(reason == "copy of a test image" for reason in parts.left_out.values())
-    if leaked:
-        notes.append(f"{leaked} training images are copies of test images and were left out.")
-    if findings.label_conflicts:
+    reasons = list(parts.left_out.values())
+    if leaked := reasons.count("copy of a test image"):
+        notes.append(f"Left out of training: {counted(leaked, 'copy', 'copies')} of test images.")
+    if tied := reasons.count("in one group with a test image"):
         notes.append(
-            f"{len(findings.label_conflicts)} images lie under more than one class; at most one of "
-            "the labels can be right."
+            f"Left out of training: {counted(tied, 'image')} in a group with a test image."
         )
-    if len(parts.test) < 100:
+    if conflicts := len(findings.label_conflicts):
         notes.append(
-            f"The test part has only {len(parts.test)} images: differences of a few points cannot "
-            "be seen with it."
+            f"{counted(conflicts, 'image')} under more than one class (label_conflicts in "
+            "data.json): at most one of the labels can be right."
+        )
+    if len(parts.test) < FEW_TESTED:
+        notes.append(
+            f"The test part has only {counted(len(parts.test), 'image')}: differences of a few "
+            "points cannot be seen with it."
         )
     return notes
 
@@ -61,13 +69,23 @@ def _notes(dataset: Dataset, findings: check.Findings, parts: split.Split) -> li
 def data_sentence(dataset: Dataset, findings: check.Findings, parts: split.Split) -> str:
     """What was found in the folder, for the terminal."""
     text = (
-        f"{len(parts.train):,} images to learn from, {len(parts.test):,} to test ({parts.protocol})"
+        f"{counted(len(parts.train), 'image')} to learn from, {len(parts.test):,} to test "
+        f"({parts.protocol})"
     )
     if findings.refused:
-        text += f"; {len(findings.refused)} files cannot be read (see data.json)"
+        text += f"; {counted(len(findings.refused), 'file')} unreadable (listed in data.json)"
     if findings.duplicates:
-        text += f"; {len(findings.duplicates)} images exist more than once"
+        text += f"; {counted(len(findings.duplicates), 'image')} there more than once"
     return "\n".join([text, *_notes(dataset, findings, parts)])
+
+
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(1200, "image"), counted(2, "copy", "copies")
+    ('1 image', '1,200 images', '2 copies')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def split_csv(dataset: Dataset, parts: split.Split) -> str:
@@ -159,10 +177,11 @@ def plan_json(
             "weights_sha256": graph.weights_sha256,
             "source": graph.source,
             "size_px": graph.preprocess.size_px,
+            "parity": graph.parity,
         },
         "budget_steps": None,
         "threads": threads(),
-        "notes": [],
+        "notes": list(verified.warnings) if verified is not None else [],
     }
 
 
@@ -233,17 +252,17 @@ def model_card(
         "",
         "## How it was made",
         "",
-        f"- Backbone: {backbone['name']}, weights from {_escape(backbone['source'])}, licence "
+        f"- Backbone: {_escape(backbone['name'])}, weights from {_escape(backbone['source'])}, licence "
         f"{_escape(backbone['licence'])}, frozen.",
         f"- Strategy: {description['strategy']}"
         + (f" at stage {description['cut']}" if description["cut"] else "")
         + (f" (case {description['case']})" if description["case"] else "")
         + f"; stages kept: {', '.join(kept)}; removed: {', '.join(removed) or 'none'}.",
-        f"- Learned from {measurement.n:,} images. {measurement.similarity.sentence}",
+        f"- Learned from {counted(measurement.n, 'image')}. {_escape(measurement.similarity.sentence)}",
         "",
         "## How good it is",
         "",
-        f"Protocol: {_escape(evaluation.protocol)}; {evaluation.n:,} images.",
+        f"Protocol: {_escape(evaluation.protocol)}; {counted(evaluation.n, 'image')}.",
         "",
         "| score | value | 95 % interval | n | method |",
         "|---|---|---|---|---|",
@@ -253,7 +272,8 @@ def model_card(
             "–" if v is None else f"{v:.3f}" for v in (metric.value, metric.low, metric.high)
         )
         lines.append(
-            f"| {metric.name} | {value} | {low} to {high} | {metric.n} | {metric.method} |"
+            f"| {_escape(metric.name)} | {value} | {low} to {high} | {metric.n} "
+            f"| {_escape(metric.method)} |"
         )
     lines += [
         "",
@@ -273,10 +293,8 @@ def model_card(
 
 
 def _escape(text: str) -> str:
-    """Text that no Markdown renderer takes for markup."""
-    from headstart.errors import show
-
+    """Text that no Markdown renderer takes for markup, a link or a mention."""
     escaped = show(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "\\`*_{}[]()#!|~":
+    for character in "\\`*_{}[]()#!|~:@":
         escaped = escaped.replace(character, f"\\{character}")
-    return escaped
+    return re.sub(r"(?i)\b(www)\.", r"\1\.", escaped)

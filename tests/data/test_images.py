@@ -9,7 +9,6 @@ import random
 import struct
 import subprocess
 import sys
-import tarfile
 import time
 import warnings
 import zlib
@@ -38,24 +37,14 @@ from headstart.data.images import (
 )
 from headstart.errors import ArgumentError, DataError
 
-REPOSITORY = Path(__file__).parents[2]
 REASONS = set(get_args(Reason))
 PRE = Preprocess()
 
 
 @pytest.fixture(scope="session")
-def bad_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of hostile files, or a skip where neither the set nor its archive is at hand."""
-    home = os.environ.get("HEADSTART_DATA")
-    if home and (Path(home) / "bad_images").is_dir():
-        return Path(home) / "bad_images"
-    archive = REPOSITORY.parent / "shared/data/bad_images.tar"
-    if not archive.is_file():
-        pytest.skip("no bad_images: set HEADSTART_DATA to a folder that holds the unpacked set")
-    folder = tmp_path_factory.mktemp("data")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder / "bad_images" if (folder / "bad_images").is_dir() else folder
+def bad_images(dataset: Callable[[str], Path]) -> Path:
+    """The folder of hostile files."""
+    return dataset("bad_images")
 
 
 def corpus(folder: Path) -> list[Path]:

@@ -188,9 +188,10 @@ def preprocess_of(config: Mapping[str, Any], size_px: int | None) -> Preprocess:
     """The preprocessing that the weights were trained for, at another input size if asked."""
     own_px = int(config["input_size"][1])
     size = size_px or own_px
+    resize = max(size, round(size / float(config["crop_pct"])))
     return Preprocess(
         size_px=size,
-        resize_px=max(size, round(size / float(config["crop_pct"]))),
+        resize_px=resize + (resize - size) % 2,  # the crop's rim is the same on both sides
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )

@@ -9,7 +9,8 @@ the last stage is always `head`: the features that the pre-trained classifier re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,8 @@ class Stage:
 
 def tap_points(network: nn.Module) -> list[tuple[str, nn.Module, str]]:
     """(stage name, module, 'in' or 'out'): where each stage but the head is read."""
+    if "NHWC" in str(getattr(network, "output_fmt", "NCHW")):
+        raise _not_a_cnn(type(network).__name__)
     for attribute, letter in (("blocks", "b"), ("stages", "s")):
         children = getattr(network, attribute, None)
         if isinstance(children, nn.Sequential) and len(children):
@@ -49,25 +52,20 @@ def tap_points(network: nn.Module) -> list[tuple[str, nn.Module, str]]:
     modules = dict(network.named_modules())
     information = getattr(network, "feature_info", None)
     rows = information if isinstance(information, list) else []
-    points = [(row["module"], modules[row["module"]], "out") for row in rows]
-    if not points:
-        raise ArgumentError(
-            "This network says nothing about its stages, so it cannot be opened up",
-            received=type(network).__name__,
-            do="Choose a CNN that `headstart backbones` lists.",
-        )
-    return points
+    names = [str(row.get("module")) for row in rows]
+    if not names or not all(modules.get(name) for name in names):
+        raise _not_a_cnn(type(network).__name__)
+    return [(name, modules[name], "out") for name in names]
 
 
 def last_norm(network: nn.Module, example: Tensor) -> str | None:
     """Name of the BatchNorm that runs last and has stored statistics; None without any."""
     order: list[str] = []
-    handles = [
-        module.register_forward_pre_hook(lambda _m, _i, name=name: order.append(name))
-        for name, module in network.named_modules()
-        if isinstance(module, NORMS) and module.running_var is not None
-    ]
-    _run_and_remove(network, example, handles)
+    with contextlib.ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if isinstance(module, NORMS) and module.running_var is not None:
+                _tap(hooks, module, "in", name, lambda name, _entering: order.append(name))
+        _run(network, example)
     return order[-1] if order else None
 
 
@@ -106,53 +104,53 @@ class Taps(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        activations: dict[str, Tensor] = {}
-        handles = []
-        for name, module, side in self.points:
-            handles.append(_tap(module, side, name, activations))
-        if self.norm is not None:
-            handles.append(_tap(self.network.get_submodule(self.norm), "in", "norm", activations))
-        try:
+        taken: dict[str, Tensor] = {}
+
+        # Pooled at once: a later layer may overwrite an activation in place, and B activations of
+        # every stage need not stay in memory. In float32, whatever the network computes in.
+        def pool(name: str, activation: Tensor) -> None:
+            taken[name] = _map(name, activation).float().mean((2, 3))
+
+        def moments(_name: str, entering: Tensor) -> None:
+            pool("norm_mean", entering)
+            taken["norm_square"] = entering.float().square().mean((2, 3))
+
+        with contextlib.ExitStack() as hooks:
+            for name, module, side in self.points:
+                _tap(hooks, module, side, name, pool)
+            if self.norm is not None:
+                _tap(hooks, self.network.get_submodule(self.norm), "in", "norm", moments)
             pixels = image.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
-            features = self.network.forward_features(pixels)  # type: ignore[operator]
-            head = self.network.forward_head(features, pre_logits=True)  # type: ignore[operator]
-        finally:
-            for handle in handles:
-                handle.remove()
-        pooled = [activations[name].mean((2, 3)) for name, _, _ in self.points]
-        outputs = [*pooled, head.flatten(1)]
-        if self.norm is not None:
-            entering = activations["norm"].float()
-            outputs += [entering.mean((2, 3)), entering.square().mean((2, 3))]
-        return tuple(output.float() for output in outputs)
+            taken[HEAD] = _pre_logits(self.network, pixels).float()
+        return tuple(taken[name] for name in self.names)
 
 
 def describe(network: nn.Module, example: Tensor) -> tuple[Stage, ...]:
     """Measure every stage on one example [1, 3, H, W]: width, side, parameters, multiply-adds."""
-    watch = _Watch(network)
-    activations: dict[str, Tensor] = {}
-    handles = list(watch.handles)
-    marks: dict[str, tuple[frozenset[str], int]] = {}
-    for name, module, side in tap_points(network):
-        handles.append(
-            _tap(module, side, name, activations, lambda n: marks.update({n: watch.now()}))
-        )
-    head = _run_and_remove(network, example, handles)
-    activations[HEAD] = head
-    marks[HEAD] = watch.now()
+    marks: dict[str, tuple[torch.Size, frozenset[str], int]] = {}
+    points = tap_points(network)
+    with contextlib.ExitStack() as hooks:
+        watch = _Watch(network, hooks)
+
+        def mark(name: str, activation: Tensor) -> None:
+            marks[name] = (_map(name, activation).shape, *watch.now())
+
+        for name, module, side in points:
+            _tap(hooks, module, side, name, mark)
+        head = _run(network, example)
+    marks[HEAD] = (head.shape, *watch.now())
     state = network.state_dict()
+    learnable = {key: value.numel() for key, value in network.named_parameters()}
     stages = []
-    for name, activation in activations.items():
-        owners, macs = marks[name]
+    for name in (*(name for name, _, _ in points), HEAD):
+        shape, owners, macs = marks[name]
         keeps = tuple(key for key in state if key.rpartition(".")[0] in owners)
         stages.append(
             Stage(
                 name=name,
-                width=int(activation.shape[1]),
-                side_px=int(activation.shape[2]) if activation.dim() == 4 else 1,
-                parameters=sum(
-                    p.numel() for key, p in network.named_parameters() if key in set(keeps)
-                ),
+                width=int(shape[1]),
+                side_px=int(shape[2]) if len(shape) == 4 else 1,
+                parameters=sum(learnable.get(key, 0) for key in keeps),
                 macs=macs,
                 keeps=keeps,
             )
@@ -161,25 +159,24 @@ def describe(network: nn.Module, example: Tensor) -> tuple[Stage, ...]:
 
 
 class _Watch:
-    """Which modules with weights of their own have begun to run, and how many multiply-adds."""
+    """Which modules with weights of their own have run, and how many multiply-adds they took."""
 
-    def __init__(self, network: nn.Module) -> None:
-        self.owners: set[str] = set()
+    def __init__(self, network: nn.Module, hooks: contextlib.ExitStack) -> None:
+        self.owners = {""}  # the network itself: never called, its own weights are always kept
         self.macs = 0
-        self.handles = []
         for name, module in network.named_modules():
-            if not (list(module.parameters(recurse=False)) or list(module.buffers(recurse=False))):
-                continue
-            # Registered first, so that a module counts before a tap on it marks its stage.
-            self.handles.append(module.register_forward_hook(self._hook(name)))
+            if list(module.parameters(recurse=False)) or list(module.buffers(recurse=False)):
+                # Registered first, so that a module counts before a tap on it marks its stage.
+                hooks.enter_context(_removed(module.register_forward_hook(self._hook(name))))
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             self.owners.add(name)
+            # Every weight is used once at every place of the output, of one image.
             if isinstance(module, nn.Conv2d):
-                self.macs += module.weight.numel() * int(output.shape[2] * output.shape[3])
+                self.macs += module.weight.numel() * int(output[0, 0].numel())
             elif isinstance(module, nn.Linear):
-                self.macs += module.weight.numel()
+                self.macs += module.weight.numel() * int(output[0, ..., 0].numel())
 
         return hook
 
@@ -188,39 +185,61 @@ class _Watch:
 
 
 def _tap(
+    hooks: contextlib.ExitStack,
     module: nn.Module,
     side: str,
     name: str,
-    store: dict[str, Tensor],
-    then: Callable[[str], None] = lambda _name: None,
-) -> RemovableHandle:
-    """Store a module's input or output under a name each time it runs."""
+    take: Callable[[str, Tensor], None],
+) -> None:
+    """Hand a module's input or output to `take` each time it runs, until the hooks are closed."""
 
     def before(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        store[name] = inputs[0]
-        then(name)
+        take(name, inputs[0])
 
     def after(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        store[name] = output
-        then(name)
+        take(name, output)
 
     if side == "in":
-        return module.register_forward_pre_hook(before)
-    return module.register_forward_hook(after)
+        hooks.enter_context(_removed(module.register_forward_pre_hook(before)))
+    else:
+        hooks.enter_context(_removed(module.register_forward_hook(after)))
 
 
-def _run_and_remove(
-    network: nn.Module, example: Tensor, handles: Sequence[RemovableHandle]
-) -> Tensor:
-    """One forward pass up to the pre-logits features, in eval mode; hooks are always removed."""
+@contextlib.contextmanager
+def _removed(handle: RemovableHandle) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _run(network: nn.Module, example: Tensor) -> Tensor:
+    """Pre-logits features [1, D] of an example, in eval mode."""
     was_training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            features = network.forward_features(example)  # type: ignore[operator]
-            head: Tensor = network.forward_head(features, pre_logits=True)  # type: ignore[operator]
-            return head.flatten(1)
+            return _pre_logits(network, example)
     finally:
         network.train(was_training)
-        for handle in handles:
-            handle.remove()
+
+
+def _pre_logits(network: nn.Module, pixels: Tensor) -> Tensor:
+    features = network.forward_features(pixels)  # type: ignore[operator]
+    head: Tensor = network.forward_head(features, pre_logits=True)  # type: ignore[operator]
+    return head.flatten(1)
+
+
+def _map(name: str, activation: object) -> Tensor:
+    """An activation [N, D, H, W], or an error for a network that has none."""
+    if isinstance(activation, Tensor) and activation.dim() == 4:
+        return activation
+    raise _not_a_cnn(f"stage {name}")
+
+
+def _not_a_cnn(received: str) -> ArgumentError:
+    return ArgumentError(
+        "This network has no stages with one map of features each, so it cannot be opened up",
+        received=received,
+        do="Choose a plain CNN: an EfficientNet, MobileNet, ResNet, RegNet, ConvNeXt, DenseNet, VGG.",
+    )

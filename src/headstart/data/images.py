@@ -197,17 +197,24 @@ def thumbnail(image: Image.Image, side_px: int, quality: int = 70) -> bytes:
 
 
 def _resize_and_crop(image: Image.Image, resize_px: int, size: int) -> Image.Image:
-    """The centre of the picture resized to a shorter side of `resize_px`; only that centre is made."""
+    """The centre of the picture resized to a shorter side of `resize_px`.
+
+    The central square of that side is made first, whatever is cropped from it: a larger crop then
+    holds exactly the pixels of a smaller one, which a model that crops by itself relies on.
+    """
     shorter = min(image.size)
     width, height = ((side * resize_px + shorter // 2) // shorter for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
+    left, top = (width - resize_px) // 2, (height - resize_px) // 2
+    rim = (resize_px - size) // 2
     if image.size == (width, height):
+        left, top = left + rim, top + rim
         return image.crop((left, top, left + size, top + size))
-    x0, x1, start_x, end_x = _span(image.width, width, left, size)
-    y0, y1, start_y, end_y = _span(image.height, height, top, size)
+    x0, x1, start_x, end_x = _span(image.width, width, left, resize_px)
+    y0, y1, start_y, end_y = _span(image.height, height, top, resize_px)
     if (x0, y0, x1, y1) != (0, 0, *image.size):
         image = image.crop((x0, y0, x1, y1))
-    return _bicubic(image, (size, size), (start_x, start_y, end_x, end_y))
+    square = _bicubic(image, (resize_px, resize_px), (start_x, start_y, end_x, end_y))
+    return square.crop((rim, rim, rim + size, rim + size))
 
 
 def _span(side: int, new: int, first: int, size: int) -> tuple[int, int, float, float]:

@@ -323,8 +323,9 @@ class _Walker:
                 else:
                     found.append((path, place.name, place.split))
         full = {(name, split) for _, name, split in found}
+        told = {path for path, _ in self.ignored}
         for place in places:
-            if (place.name, place.split) not in full:
+            if (place.name, place.split) not in full and place.path not in told:
                 self.ignored.append((place.path, "class folder without images"))
         return found
 

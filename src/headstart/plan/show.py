@@ -7,60 +7,80 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import show
-from headstart.plan.decide import CASES
 
 BAR = 40
+DONE = {
+    "head_top": "a new head on the whole network, frozen",
+    "head_cut": "the network cut after stage {cut}, and a new head on what is left, frozen",
+    "all_stages": "a new head on the features of every stage, nothing cut, frozen",
+}
+SHOWN = ("accuracy", "balanced_accuracy", "auc")
 
 
 def plan_text(plan: dict[str, Any]) -> str:
     """The decision: case, numbers, reasons, the depth profile, what would flip it."""
-    lines = ["", *_quadrant(plan), ""]
-    lines += [f"  {reason}" for reason in plan["reasons"]]
-    lines += [
-        "",
-        f"Depth profile ({plan['metric'].replace('_', ' ')} of a probe on frozen features):",
-    ]
+    lines = ["", *_quadrant(plan), "", *(show(reason) for reason in plan["reasons"]), ""]
+    lines.append(f"How well each stage tells the classes apart ({_words(plan['metric'])}):")
     rows = [*plan["depth_curve"], plan["all_stages"] | {"stage": "all"}]
-    best = max(row["score"] for row in rows)
+    best = max(rows, key=lambda row: row["score"])
     for row in rows:
-        bar = "█" * round(BAR * row["score"])
-        mark = " ◀ best" if row["score"] == best else ""
+        bar = "█" * round(BAR * max(0.0, row["score"]))
+        mark = " ◀ best" if row is best else ""
         lines.append(f"  {show(row['stage']):>10} {row['score']:.3f} ± {row['se']:.3f} {bar}{mark}")
     lines.append(f"  {'guessing':>10} {plan['chance']:.3f}")
-    if not plan["learnable"]:
-        lines.append("\nNot learnable: no stage beats guessing by two standard errors.")
-    lines += ["", "What would flip it:"]
-    lines += [f"  - {flip}" for flip in plan["flips_if"]]
+    lines += [*_remarks(plan), "", "What would flip it:"]
+    lines += [f"  - {show(flip)}" for flip in plan["flips_if"]]
     return "\n".join(lines)
 
 
 def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> str:
-    """The result: how good, what was done, where it lies, what to do next."""
-    by_name = {m["name"]: m for m in evaluation["metrics"]}
-    shown = [by_name[name] for name in ("accuracy", "balanced_accuracy", "auc") if name in by_name]
-    case = f"case {plan['case']}" if plan["case"] else "none of the four cases"
-    lines = [
-        "",
-        f"{plan['chosen']} ({case}); prior: case {' or '.join(map(str, plan['case_prior']))}",
-        *(f"  {sentence}" for sentence in plan["switch"]),
-        "",
-        f"On {evaluation['n']:,} images that were not used before:",
-    ]
-    for metric in shown:
+    """The result: what was done, how good it is, where it lies, what to do next."""
+    done = DONE.get(plan["strategy"], plan["strategy"]).format(cut=show(plan["cut"]))
+    lines = ["", f"Trained: {done} ({_case(plan['case'])}).", _agreement(plan)]
+    lines += [f"  {show(sentence)}" for sentence in plan["switch"]]
+    n = evaluation["n"]
+    lines += ["", f"On {n:,} test {'image' if n == 1 else 'images'}, with 95 % intervals:"]
+    by_name = {metric["name"]: metric for metric in evaluation["metrics"]}
+    for metric in (by_name[name] for name in SHOWN if name in by_name):
         value = "undefined" if metric["value"] is None else f"{metric['value']:.3f}"
-        if metric["low"] is not None:
+        if metric["low"] is not None and metric["high"] is not None:
             value += f"  [{metric['low']:.3f}, {metric['high']:.3f}]"
-        lines.append(f"  {metric['name'].replace('_', ' '):<18} {value}")
-    if not plan["learnable"]:
-        lines.append(
-            "  Not learnable: no stage of the network beats guessing by two standard errors."
-        )
-    quoted = shlex.quote(show(folder))
-    lines += ["", f"model:   {show(folder / 'model')}"]
+        lines.append(f"  {_words(metric['name']):<18} {value}")
+    lines += [*_remarks(plan), "", f"model:   {show(folder / 'model')}"]
     if (folder / "report.html").exists():
         lines.append(f"report:  {show(folder / 'report.html')}")
-    lines.append(f"next:    headstart predict {quoted} photo.jpg")
+    lines.append(f"next:    headstart predict {shlex.quote(show(folder))} photo.jpg")
     return "\n".join(lines)
+
+
+def _remarks(plan: dict[str, Any]) -> list[str]:
+    """What a reader of the scores must know."""
+    lines = []
+    if plan["metric"] == "balanced_accuracy":
+        lines.append(
+            "Balanced accuracy drives every choice: the largest class is over 3 times the smallest."
+        )
+    if not plan["learnable"]:
+        lines.append("Not learnable: no stage beats guessing by two standard errors.")
+    return lines
+
+
+def _agreement(plan: dict[str, Any]) -> str:
+    """How the rule of thumb and the outcome relate."""
+    prior = " or ".join(map(str, plan["case_prior"]))
+    if plan["forced"] is not None:
+        return f"The rule of thumb said case {prior}; {show(plan['forced'])} was given."
+    if plan["case"] in plan["case_prior"]:
+        return f"The rule of thumb said case {prior}, and the data agree:"
+    return f"The rule of thumb said case {prior}; the data decided:"
+
+
+def _case(case: int | None) -> str:
+    return f"case {case}" if case else "none of the four cases"
+
+
+def _words(name: str) -> str:
+    return "AUC" if name == "auc" else name.replace("_", " ")
 
 
 def _quadrant(plan: dict[str, Any]) -> list[str]:
@@ -71,14 +91,8 @@ def _quadrant(plan: dict[str, Any]) -> list[str]:
     def cell(case: int) -> str:
         return f"{'▶' if case in prior else ' '} {case} {names[case]:<13}"
 
-    size, near = plan["size"], plan["similarity"]
-    shift = "" if near["bn_shift"] is None else f" (shift {near['bn_shift']:.2f})"
-    lines = [
-        f"{size['n']:,} images: {size['verdict']};  source: {near['verdict']}{shift}",
-        "",
-        "           similar            different",
-        f"  small   {cell(1)} {cell(2)}",
-        f"  large   {cell(3)} {cell(4)}",
-        "",
+    return [
+        "         similar to source  different",
+        f"  small  {cell(1)}  {cell(2)}".rstrip(),
+        f"  large  {cell(3)}  {cell(4)}".rstrip(),
     ]
-    return lines + [f"  case {case}: {CASES[case]}" for case in prior]

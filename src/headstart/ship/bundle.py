@@ -3,17 +3,17 @@
     model/  headstart.json · model.safetensors · model.onnx · README.md
 
 JSON, safetensors and ONNX only: nothing in it is ever executed. Equal training gives equal bytes;
-no time, path or run name is inside the weights. Files are read by fixed names, and their checksums
-are compared before they are used.
+no time, path or run name is inside. Files are read by fixed names, and every checksum is compared
+before anything is used.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
-import os
+import secrets
 import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,13 +25,15 @@ from numpy.typing import NDArray
 from headstart.backbone.features import open_session
 from headstart.backbone.graph import TapGraph
 from headstart.data.images import Preprocess
-from headstart.errors import BundleError, InternalError, from_os, show
+from headstart.errors import ArgumentError, BundleError, InternalError, from_os, show
 from headstart.plan.decide import Candidate
 from headstart.run import atomic_write, sync_folder
 from headstart.train.head import Head
 
 FORMAT = "headstart-bundle"
 FORMAT_VERSION = 1
+HASHED = ("model.onnx", "model.safetensors")
+DESCRIPTION = "headstart.json"
 PARITY_LIMIT = 1e-4
 """largest allowed difference in probability between the bundle and what was evaluated"""
 MAX_JSON_BYTES = 50_000_000
@@ -120,24 +122,27 @@ def write_bundle(
 
     from headstart.ship.onnx_graph import build
 
-    staging = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-    preprocess = graph.preprocess
+    staging = _beside(folder)
     try:
+        _remove_leftovers(folder)
         staging.mkdir(parents=True)
         network = build(
-            graph.onnx, description["head"]["reads"], preprocess, head, description["temperature"]
+            graph.onnx,
+            description["head"]["reads"],
+            graph.preprocess,
+            head,
+            description["temperature"],
         )
         atomic_write(staging / "model.onnx", network)
         atomic_write(staging / "model.safetensors", save(_tensors(graph, description, head)))
-        description = description | {
-            "parity": {"backbone": graph.parity, "bundle": _prove(staging / "model.onnx", check)},
-            "sha256": {
-                name: hashlib.sha256((staging / name).read_bytes()).hexdigest()
-                for name in ("model.onnx", "model.safetensors")
-            },
+        difference = _prove(staging / "model.onnx", check)
+        description = description | {"parity": difference, "checked_on": len(check[0])}
+        description["sha256"] = {
+            **{name: _sha256_of(staging / name) for name in HASHED},
+            DESCRIPTION: _own_sha256(description),
         }
         atomic_write(staging / "README.md", card)
-        atomic_write(staging / "headstart.json", json.dumps(description, indent=1) + "\n")
+        atomic_write(staging / DESCRIPTION, json.dumps(description, indent=1) + "\n")
         _replace(staging, folder)
     except OSError as cause:
         raise from_os(cause, "Could not write the model", folder) from cause
@@ -152,44 +157,71 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: not a bundle, damaged, or of a version this program does not know.
     """
-    folder = path / "model" if (path / "model" / "headstart.json").is_file() else path
-    file = folder / "headstart.json"
-    if not file.is_file():
-        raise BundleError(
-            "There is no model here", where=path,
-            do="Give a run folder, or the folder model/ in it, made by `headstart fit`.",
-        )  # fmt: skip
     try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError("its description is too large")
-        description = json.loads(file.read_text(encoding="utf-8"))
-        if description["format"] != FORMAT:
-            raise ValueError("it is not a headstart bundle")
-        if description["version"] != FORMAT_VERSION:
+        folder = path / "model" if (path / "model" / DESCRIPTION).is_file() else path
+        file = folder / DESCRIPTION
+        if not file.is_file():
             raise BundleError(
-                "This model was made by another version of headstart", where=folder,
-                received=f"format {show(description['version'])}",
-                do=f"This program reads format {FORMAT_VERSION}.",
+                "There is no model here", where=path,
+                do="Give a run folder, or the folder model/ in it, made by headstart fit.",
             )  # fmt: skip
-        pre = description["preprocess"]
-        preprocess = Preprocess(**(pre | {"mean": tuple(pre["mean"]), "std": tuple(pre["std"])}))
-        network = (folder / "model.onnx").read_bytes()
-        if hashlib.sha256(network).hexdigest() != description["sha256"]["model.onnx"]:
-            raise ValueError("model.onnx fails its checksum")
-        return Bundle(
-            folder=folder,
-            classes=tuple(str(name) for name in description["classes"]),
-            preprocess=preprocess,
-            temperature=float(description["temperature"]),
-            taps=tuple(description["head"]["reads"]),
-            description=description,
-            onnx=network,
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
+        return _read(folder)
+    except ArgumentError as cause:  # of values in the description, not of anything the user typed
+        raise _damaged(path, cause.what) from cause
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
+        missing = isinstance(cause, KeyError)
+        raise _damaged(path, f"it has no entry {cause}" if missing else str(cause)) from cause
+
+
+def _read(folder: Path) -> Bundle:
+    file = folder / DESCRIPTION
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{DESCRIPTION} is too large")
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as cause:
+        raise ValueError(f"{DESCRIPTION} is not JSON") from cause
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ValueError(f"{DESCRIPTION} does not describe a headstart model")
+    if description["version"] != FORMAT_VERSION:
         raise BundleError(
-            f"This model is damaged ({show(cause)[:200]})", where=folder,
-            do="Copy it again, or train it again.",
-        ) from cause  # fmt: skip
+            "This model was made by another version of headstart", where=folder,
+            received=f"format {show(description['version'])[:40]}",
+            do=f"This program reads format {FORMAT_VERSION}: update headstart, or train it again.",
+        )  # fmt: skip
+    if _own_sha256(description) != description["sha256"][DESCRIPTION]:
+        raise ValueError(f"{DESCRIPTION} fails its checksum")
+    for name in HASHED:
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _sha256_of(folder / name) != description["sha256"][name]:
+            raise ValueError(f"{name} fails its checksum")
+    pre = description["preprocess"]
+    return Bundle(
+        folder=folder,
+        classes=tuple(str(name) for name in description["classes"]),
+        preprocess=Preprocess(**(pre | {"mean": tuple(pre["mean"]), "std": tuple(pre["std"])})),
+        temperature=float(description["temperature"]),
+        taps=tuple(description["head"]["reads"]),
+        description=description,
+        onnx=(folder / "model.onnx").read_bytes(),
+    )
+
+
+def _damaged(path: Path, why: str) -> BundleError:
+    do = "Copy it again, or train it again."
+    return BundleError(f"This model is damaged ({show(why)[:200]})", where=path, do=do)
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_sha256(description: dict[str, Any]) -> str:
+    """Checksum of the description less the checksums, whatever its spacing."""
+    rest = {key: value for key, value in description.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _tensors(graph: TapGraph, description: dict[str, Any], head: Head) -> dict[str, Any]:
@@ -205,10 +237,12 @@ def _tensors(graph: TapGraph, description: dict[str, Any], head: Head) -> dict[s
 
 
 def _prove(network: Path, check: tuple[NDArray[np.uint8], NDArray[np.float64]]) -> float:
+    """Largest difference in probability to what was evaluated; refused above the limit."""
     pixels, expected = check
     got = open_session(network, threads=1).run(["probabilities"], {"image": pixels})[0]
-    difference = float(np.abs(got - expected).max())
-    if not difference <= PARITY_LIMIT:
+    same_shape = got.shape == expected.shape
+    difference = float(np.abs(got - expected).max()) if same_shape else np.inf
+    if not difference <= PARITY_LIMIT:  # also when it is not a number
         raise InternalError(
             f"The bundled network differs by {difference:.1e} in probability from the evaluated one",
             do="Nothing was handed over. Please report this.",
@@ -220,9 +254,20 @@ def _replace(staging: Path, folder: Path) -> None:
     """Put a finished folder in its place; an older one there stays until the new one is whole."""
     old = None
     if folder.exists():
-        old = folder.parent / f".{folder.name}-old-{os.getpid()}"
+        old = _beside(folder)
         folder.rename(old)
     staging.rename(folder)
     sync_folder(folder.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Clear away what a killed process left beside the folder; the run's lock is held by us."""
+    pattern = glob.escape(f".{folder.name}-") + "[0-9a-f]" * 8
+    for leftover in folder.parent.glob(pattern):
+        shutil.rmtree(leftover)

@@ -6,6 +6,7 @@ N images, H W px, S side of the network's input in px, D feature width, C classe
 
 Stages that the head does not read are cut off for good, so an early cut really is smaller and
 faster. Resizing happens on uint8, where ONNX's cubic filter equals Pillow's within a grey level.
+Our own values are named under `headstart/`, so that no stage's name can be one of them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from headstart.data.images import Preprocess
 from headstart.train.head import Head
 
-PIXELS = "pixels"
+OWN = "headstart/"
+PIXELS = OWN + "pixels"
 
 
 def build(
@@ -86,30 +88,42 @@ def _preprocessing(pre: Preprocess) -> tuple[list[Any], list[Any]]:
         "coordinate_transformation_mode": "half_pixel",
     }
     nodes = [
-        node("Transpose", ["image"], ["nchw"], perm=[0, 3, 1, 2]),
-        node("Shape", ["nchw"], ["outer"], start=0, end=2),
-        node("Shape", ["nchw"], ["sides"], start=2, end=4),
+        node("Transpose", ["image"], ["whole"], perm=[0, 3, 1, 2]),
+        node("Shape", ["whole"], ["outer"], start=0, end=2),
+        node("Shape", ["whole"], ["whole_sides"], start=2, end=4),
+        node("ReduceMin", ["whole_sides"], ["shorter"], keepdims=1),
+        # Of a very long image only the middle is resized: 1 x 3000 px would become 600 MB. Whole
+        # multiples of the shorter side go, so that the grid of the new pixels does not move.
+        node("Div", ["whole_sides", "shorter"], ["ratio"]),
+        node("Sub", ["ratio", "three"], ["beyond"]),
+        node("Div", ["beyond", "two"], ["each_end"]),
+        node("Max", ["each_end", "zero"], ["rims"]),
+        node("Mul", ["rims", "shorter"], ["first"]),
+        node("Sub", ["whole_sides", "first"], ["last"]),
+        node("Slice", ["whole", "first", "last", "spatial"], ["middle"]),
+        node("Sub", ["last", "first"], ["sides"]),
         # new side = (side * resize_px + m // 2) // m with m the shorter side, in whole numbers
-        node("ReduceMin", ["sides"], ["shorter"], keepdims=1),
         node("Div", ["shorter", "two"], ["half"]),
         node("Mul", ["sides", "resize_px"], ["scaled"]),
         node("Add", ["scaled", "half"], ["rounded"]),
         node("Div", ["rounded", "shorter"], ["new_sides"]),
         node("Concat", ["outer", "new_sides"], ["new_shape"], axis=0),
-        node("Resize", ["nchw", "", "", "new_shape"], ["resized"], **cubic),
+        node("Resize", ["middle", "", "", "new_shape"], ["resized"], **cubic),
         node("Sub", ["new_sides", "size_px"], ["surplus"]),
         node("Div", ["surplus", "two"], ["begin"]),
         node("Add", ["begin", "size_px"], ["end"]),
         node("Slice", ["resized", "begin", "end", "spatial"], ["cropped"]),
-        node("Transpose", ["cropped"], [PIXELS], perm=[0, 2, 3, 1]),
+        node("Transpose", ["cropped"], ["pixels"], perm=[0, 2, 3, 1]),
     ]
     constants = [
+        _constant("zero", [0]),
         _constant("two", [2]),
+        _constant("three", [3]),
         _constant("resize_px", [pre.resize_px]),
         _constant("size_px", [pre.size_px]),
         _constant("spatial", [2, 3]),
     ]
-    return nodes, constants
+    return _own_names(nodes, constants, keep=["image"])
 
 
 def _head_nodes(taps: Sequence[str], head: Head, temperature: float) -> tuple[list[Any], list[Any]]:
@@ -130,4 +144,18 @@ def _head_nodes(taps: Sequence[str], head: Head, temperature: float) -> tuple[li
         np.array([temperature], np.float32),
     ]
     names = ("head.weight", "head.bias", "temperature")
-    return nodes, [numpy_helper.from_array(w, n) for w, n in zip(weights, names, strict=True)]
+    constants = [numpy_helper.from_array(w, n) for w, n in zip(weights, names, strict=True)]
+    return _own_names(nodes, constants, keep=[*taps, "probabilities"])
+
+
+def _own_names(
+    nodes: list[Any], constants: list[Any], keep: Sequence[str]
+) -> tuple[list[Any], list[Any]]:
+    """Put our own values under `headstart/`; "" is an input that is left out."""
+    for values in [*(node.input for node in nodes), *(node.output for node in nodes)]:
+        for i, name in enumerate(values):
+            if name and name not in keep:
+                values[i] = OWN + name
+    for constant in constants:
+        constant.name = OWN + constant.name
+    return nodes, constants

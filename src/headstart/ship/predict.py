@@ -6,11 +6,9 @@ N images, C classes, R px: the side that images are brought to before the networ
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
+import itertools
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +20,12 @@ from numpy.typing import NDArray
 from headstart.backbone.features import open_session
 from headstart.data.images import ImageRefused, Preprocess, load_pixels
 from headstart.data.sources import image_files
-from headstart.errors import ArgumentError, from_os, require
+from headstart.errors import ArgumentError, BundleError, require, told
+from headstart.files import csv_text, strict, sync_folder, temporary
 from headstart.parallel import ordered_map
-from headstart.run import csv_cell, sync_folder
 from headstart.ship.bundle import Bundle, read_bundle
 
-FORMATS = (".csv", ".jsonl", ".parquet")
+ROWS_PER_GROUP = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +86,23 @@ def load(path: str | Path) -> Model:
         BundleError: not a bundle, damaged, or of an unknown version.
     """
     bundle = read_bundle(Path(path))
-    # From bytes: a graph that points to other files on this machine cannot be opened.
-    return Model(bundle, open_session(bundle.onnx, threads=1))
+    try:
+        # From bytes: a graph that points to other files on this machine cannot be opened.
+        session = open_session(bundle.onnx, threads=1)
+        shapes = {out.name: out.shape for out in session.get_outputs()}
+        fits = shapes["probabilities"][-1] == len(bundle.classes)
+        fits = fits and [entry.name for entry in session.get_inputs()] == ["image"]
+    except Exception as cause:  # any: the runtime's own errors have no common base
+        raise BundleError(
+            "The network of this model cannot be run", where=bundle.folder,
+            received=str(cause)[:200], do="Train it again, or update onnxruntime.",
+        ) from cause  # fmt: skip
+    if not fits:
+        raise BundleError(
+            "The network of this model does not fit its classes", where=bundle.folder,
+            do="Copy the model again, or train it again.",
+        )  # fmt: skip
+    return Model(bundle, session)
 
 
 def wide(preprocess: Preprocess) -> Preprocess:
@@ -112,12 +125,18 @@ def expand(paths: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             found = image_files(path)
             if not found:
-                raise ArgumentError("There is no image below this folder", where=path)
+                raise ArgumentError(
+                    "There is no image below this folder",
+                    where=path,
+                    do="Give image files, or a folder that holds some.",
+                )
             files += found
         elif os.path.lexists(path):
             files.append(path)
         else:
-            raise ArgumentError("This file does not exist", where=path, do="Check the path.")
+            raise ArgumentError(
+                "This image or folder does not exist", where=path, do="Check the path."
+            )
     return files
 
 
@@ -134,40 +153,46 @@ def write_predictions(
     Returns:
         how many were answered, how many could not be read.
     """
+    answered = failed = 0
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal answered, failed
+        for prediction in predictions:
+            answered += prediction.error is None
+            failed += prediction.error is not None
+            yield prediction
+
     if out is None:
-        return _stream_csv(predictions, classes, stdout)
-    if out.suffix.casefold() not in FORMATS:
+        _stream_csv(counted(), classes, stdout)
+        return answered, failed
+    check_out(out)
+    write = WRITERS[out.suffix.casefold()]
+    beside = temporary(out)
+    try:
+        with told("Could not write the predictions", out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                write(counted(), classes, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(out)
+            sync_folder(out.parent)
+        return answered, failed
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()  # there only when something failed
+
+
+def check_out(out: Path) -> None:
+    """Refuse an --out that cannot be written, before any image is looked at."""
+    if out.suffix.casefold() not in WRITERS:
         raise ArgumentError(
-            "--out has an unknown ending", received=out.name, do=f"Use {', '.join(FORMATS)}."
+            "--out has an unknown ending", received=out.name, do=f"Use {', '.join(WRITERS)}."
         )
+    if out.is_dir():
+        raise ArgumentError("--out is a folder", where=out, do="Give the name of a file.")
     if out.suffix.casefold() == ".parquet":
         require("pyarrow", "data", "Writing Parquet")
-    temporary: str | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{out.name[:40]}.", dir=out.parent)
-        with os.fdopen(
-            handle, "w", encoding="utf-8", errors="backslashreplace", newline=""
-        ) as file:
-            if out.suffix.casefold() == ".jsonl":
-                counts = _stream_jsonl(predictions, classes, file)
-            elif out.suffix.casefold() == ".csv":
-                counts = _stream_csv(predictions, classes, file)
-            else:
-                counts = _write_parquet(predictions, classes, temporary)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(out)
-        temporary = None
-        sync_folder(out.parent)
-        return counts
-    except OSError as cause:
-        raise from_os(cause, "Could not write the predictions", out) from cause
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
 
 
 def header(classes: Sequence[str]) -> list[str]:
@@ -175,67 +200,45 @@ def header(classes: Sequence[str]) -> list[str]:
     return ["path", "predicted", "confidence", *(f"p_{name}" for name in classes), "error"]
 
 
-def _cells(prediction: Prediction, classes: Sequence[str]) -> list[object]:
+def _cells(prediction: Prediction, classes: Sequence[str]) -> list[Any]:
     if prediction.probabilities is None:
-        return [prediction.path, "", "", *("" for _ in classes), prediction.error]
-    probabilities = (round(p, 6) for p in prediction.probabilities)
-    assert prediction.confidence is not None
-    confidence = round(prediction.confidence, 6)
-    return [prediction.path, prediction.predicted, confidence, *probabilities, ""]
+        return [prediction.path, None, None, *(None for _ in classes), prediction.error]
+    probabilities = [round(p, 6) for p in prediction.probabilities]
+    return [prediction.path, prediction.predicted, max(probabilities), *probabilities, None]
 
 
-def _stream_csv(
-    predictions: Iterable[Prediction], classes: Sequence[str], file: IO[str]
-) -> tuple[int, int]:
-    answered = failed = 0
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([csv_cell(name) for name in header(classes)])
+def _stream_csv(predictions: Iterable[Prediction], classes: Sequence[str], file: IO[str]) -> None:
+    file.write(csv_text(header(classes), []))
     for prediction in predictions:
-        writer.writerow([csv_cell(cell) for cell in _cells(prediction, classes)])
-        file.write(buffer.getvalue())
-        buffer.seek(0)
-        buffer.truncate()
-        answered += prediction.error is None
-        failed += prediction.error is not None
-    file.write(buffer.getvalue())
-    file.flush()
-    return answered, failed
+        file.write(csv_text(_cells(prediction, classes), []))
+        file.flush()  # whoever reads along sees every answer at once
 
 
-def _stream_jsonl(
-    predictions: Iterable[Prediction], classes: Sequence[str], file: IO[str]
-) -> tuple[int, int]:
-    answered = failed = 0
+def _stream_jsonl(predictions: Iterable[Prediction], classes: Sequence[str], file: IO[str]) -> None:
+    names = header(classes)
     for prediction in predictions:
-        row: dict[str, object] = {"path": prediction.path}
-        if prediction.probabilities is None:
-            row["error"] = prediction.error
-        else:
-            row |= {
-                "predicted": prediction.predicted,
-                "confidence": prediction.confidence,
-                "probabilities": dict(zip(classes, prediction.probabilities, strict=True)),
-            }
-        file.write(json.dumps(row) + "\n")
-        answered += prediction.error is None
-        failed += prediction.error is not None
-    return answered, failed
+        row = dict(zip(names, _cells(prediction, classes), strict=True))
+        file.write(json.dumps(strict(row), ensure_ascii=False) + "\n")
 
 
-def _write_parquet(
-    predictions: Iterable[Prediction], classes: Sequence[str], path: str
-) -> tuple[int, int]:
+def _stream_parquet(
+    predictions: Iterable[Prediction], classes: Sequence[str], file: IO[str]
+) -> None:
+    """In groups of rows, so that memory does not grow with the number of images."""
     import pyarrow
     import pyarrow.parquet
 
-    columns: dict[str, list[object]] = {name: [] for name in header(classes)}
-    answered = failed = 0
-    for prediction in predictions:
-        cells: list[object] = [None if cell == "" else cell for cell in _cells(prediction, classes)]
-        for name, cell in zip(columns, cells, strict=True):
-            columns[name].append(cell)
-        answered += prediction.error is None
-        failed += prediction.error is not None
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    return answered, failed
+    text, number = pyarrow.string(), pyarrow.float64()
+    kinds = [text, text, number, *(number for _ in classes), text]
+    schema = pyarrow.schema(list(zip(strict(header(classes)), kinds, strict=True)))
+    found = iter(predictions)
+    with pyarrow.parquet.ParquetWriter(file.buffer, schema) as writer:  # type: ignore[attr-defined]
+        while rows := [_cells(p, classes) for p in itertools.islice(found, ROWS_PER_GROUP)]:
+            columns = zip(*strict(rows), strict=True)
+            arrays = [
+                pyarrow.array(column, kind) for column, kind in zip(columns, kinds, strict=True)
+            ]
+            writer.write_table(pyarrow.table(arrays, schema=schema))
+
+
+WRITERS = {".csv": _stream_csv, ".jsonl": _stream_jsonl, ".parquet": _stream_parquet}

@@ -1,0 +1,32 @@
+"""One finished run for all tests of this folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runs import train
+from toys import draw_photos
+
+
+@dataclass(frozen=True)
+class Toys:
+    """A toy data set, the run on it, and a run of the same that was cut early."""
+
+    photos: Path
+    run: Path
+    early: Path
+
+
+@pytest.fixture(scope="session")
+def toys(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Toys:
+    """3 colours x 12 photos, trained on once as headstart chooses and once with --cut b1."""
+    folder = tmp_path_factory.mktemp("toys")
+    photos = draw_photos(folder / "photos", per_class=12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(toy_cache))
+        run = train(photos, folder / "run")
+        early = train(photos, folder / "early", cut="b1")
+    return Toys(photos, run, early)

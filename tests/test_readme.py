@@ -1,0 +1,70 @@
+"""What the README tells people to type works, on a toy folder of photos."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toys import REPOSITORY, draw_photos
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+DOCS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+def blocks() -> list[str]:
+    """Indented blocks of code."""
+    return re.findall(r"(?:^    .*\n|^\n(?=    ))+", README, flags=re.MULTILINE)
+
+
+@pytest.fixture
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    draw_photos(tmp_path / "my_photos", per_class=14)
+    draw_photos(tmp_path / "new_photos", per_class=2, seed=1)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_python_example_runs(cwd: Path) -> None:
+    (example,) = [b for b in blocks() if "import headstart" in b]
+    code = "\n".join(line[4:] for line in example.splitlines())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert "new_photos" in done.stdout
+
+
+def test_the_commands_run_in_their_order(cwd: Path) -> None:
+    commands = [
+        "headstart fit my_photos",
+        "headstart plan my_photos",
+        "headstart predict runs/my_photos-1 new_photos",
+        "headstart report runs/my_photos-1",
+        "headstart backbones",
+        "headstart cache",
+    ]
+    for command in commands:
+        verb = " ".join(command.split()[:2])
+        assert verb in README
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert "Traceback" not in done.stderr
+
+
+def test_the_map_names_every_file() -> None:
+    source = REPOSITORY / "src" / "headstart"
+    missing = [p.name for p in source.rglob("*.py") if p.stem[0] != "_" and p.name not in README]
+    assert missing == []
+
+
+def test_every_linked_file_is_there() -> None:
+    for page in DOCS:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
