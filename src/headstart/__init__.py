@@ -3,7 +3,7 @@
 Importing it loads nothing heavy; the verbs load what they need when they are called.
 """
 
-from headstart.api import Result, fit, load, plan
+from headstart.api import Result, fit, load, make_plan
 from headstart.errors import HeadstartError
 
-__all__ = ["HeadstartError", "Result", "fit", "load", "plan"]
+__all__ = ["HeadstartError", "Result", "fit", "load", "make_plan"]

@@ -86,7 +86,7 @@ def fit(
     return Result(pipeline.fit(fit_settings(values)).folder)
 
 
-def plan(
+def make_plan(
     data: str | Path,
     *,
     out: str | Path | None = None,
@@ -100,7 +100,9 @@ def plan(
     resume: bool = False,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Measure and decide only; returns what plan.json holds.
+    """Measure and decide only, as `headstart plan`; returns what plan.json holds.
+
+    (`headstart.plan` is the package of the step itself, and so cannot be this function.)
 
     Raises:
         HeadstartError: with what is wrong, where, what was received, what to do next.

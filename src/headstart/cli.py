@@ -40,16 +40,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# Paths stay text until the settings have looked at them: Path("") would be the current folder.
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Folder: CLASS/* or {train,val,test}/CLASS/*.")
+    str, typer.Argument(metavar="DATA", help="Folder: CLASS/* or {train,val,test}/CLASS/*.")
 ]
-Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/<data>-<k>.")]
-Test = Annotated[Path | None, typer.Option(help="Folder of test images: CLASS/*.")]
+Out = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Run folder; default runs/<data>-<k>.")
+]
+Test = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of test images: CLASS/*.")]
 Case = Annotated[int | None, typer.Option(help="Force one of the four cases: 1 to 4.")]
 Cut = Annotated[str | None, typer.Option(help="Stage after which the network is cut.")]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Force random weights.")]
 Backbone = Annotated[str, typer.Option(help="Name of a timm CNN.")]
-Weights = Annotated[Path | None, typer.Option(help="File with the backbone's weights.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File with the backbone's weights.")
+]
 Size = Annotated[int | None, typer.Option(help="Side of the network's input in px.")]
 Budget = Annotated[float | None, typer.Option(help="Minutes; 0: frozen strategies only.")]
 SmallBelow = Annotated[int, typer.Option(help="Fewer training images than this are small.")]
@@ -172,7 +177,9 @@ def backbones(
     """List the usable networks, or one network's stages in order."""
     from headstart.backbone.catalogue import catalogue_text, stages_text
 
-    typer.echo(stages_text(name, weights, size) if name else catalogue_text())
+    typer.echo(
+        stages_text(name, Path(weights) if weights else None, size) if name else catalogue_text()
+    )
 
 
 @app.command()

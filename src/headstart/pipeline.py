@@ -91,8 +91,7 @@ def plan(settings: FitSettings) -> Outcome:
         return opened
     with working(opened.run) as run:
         prepared = prepare(settings, opened)
-        rows = results.probe_rows(prepared.plan, prepared.measurement)
-        run.write_json("plan.json", results.plan_json(prepared, rows.values(), None, settings))
+        store_plan(prepared, None, settings, run)
         run.finish("done")
     return Outcome(run.folder)
 
@@ -112,7 +111,7 @@ def fit(settings: FitSettings) -> Outcome:
             verified = choose(prepared, settings)
         for warning in verified.warnings:
             say(f"warning: {warning}")
-        run.write_json("plan.json", results.plan_json(prepared, verified.table, verified, settings))
+        store_plan(prepared, verified, settings, run)
         with run.step("train"):
             head, temperature = train(prepared, verified, settings.seed)
         with run.step("evaluate"):
@@ -191,6 +190,17 @@ def choose(prepared: Prepared, settings: FitSettings) -> Verified:
     rows: dict[str, Scored] = results.probe_rows(prepared.plan, prepared.measurement)
     metric = prepared.measurement.metric
     return verify(prepared.plan, rows, cross_validate, dev.labels, prepared.split.folds, metric)
+
+
+def store_plan(
+    prepared: Prepared, verified: Verified | None, settings: FitSettings, run: Run
+) -> None:
+    """plan.json: the prior decision, and what the data said about it once they were asked."""
+    decided, measured = prepared.plan, prepared.measurement
+    probed = results.probe_rows(decided, measured).values()
+    rows = probed if verified is None else verified.table
+    stored = results.plan_json(decided, measured, prepared.graph, rows, verified, settings)
+    run.write_json("plan.json", stored)
 
 
 def train(prepared: Prepared, verified: Verified, seed: int) -> tuple[Head, Temperature]:
@@ -374,7 +384,7 @@ def working(run: Run) -> Iterator[Run]:
         with run:
             yield run
     except (KeyboardInterrupt, SystemExit):
-        say(f"what was done is kept in {show(run.folder)}; add --out and --resume to go on with it")
+        say(f"what was done is kept; go on with it: --out {show(run.folder)} --resume")
         raise
 
 

@@ -9,11 +9,12 @@ import base64
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.backbone.graph import TapGraph
 from headstart.data import check, split
 from headstart.data.images import ImageRefused, load_image, thumbnail
 from headstart.data.sources import Dataset
@@ -24,9 +25,6 @@ from headstart.plan.measure import Measurement
 from headstart.plan.verify import Scored, Verified, table_json
 from headstart.run import csv_text
 from headstart.settings import FitSettings, threads
-
-if TYPE_CHECKING:
-    from headstart.pipeline import Prepared
 
 FEW_TESTED = 100
 """with fewer test images a warning says so"""
@@ -114,10 +112,14 @@ def probe_rows(plan: Plan, measurement: Measurement) -> dict[str, Scored]:
 
 
 def plan_json(
-    prepared: Prepared, rows: Iterable[Scored], verified: Verified | None, settings: FitSettings
+    plan: Plan,
+    measured: Measurement,
+    graph: TapGraph,
+    rows: Iterable[Scored],
+    verified: Verified | None,
+    settings: FitSettings,
 ) -> dict[str, Any]:
-    """plan.json"""
-    plan, measured, graph = prepared.plan, prepared.measurement, prepared.graph
+    """plan.json; without `verified` it holds the prior decision only."""
     near = measured.similarity
     chosen = verified.chosen if verified is not None else None
     limits = near.thresholds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
+import sys
 
 from headstart.errors import MachineError
 
@@ -27,14 +27,13 @@ def detect_device(asked: str) -> str:
 
 
 def _cuda_devices() -> int:
-    library = ctypes.util.find_library("cuda")
-    if library is None:
-        return 0
+    """How many GPUs the driver offers this process; 0 without a driver."""
     try:
-        driver = ctypes.CDLL(library)
+        # By its name: looking for it would start a linker and a compiler.
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         count = ctypes.c_int()
         if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
             return 0
         return count.value
-    except OSError:
+    except (OSError, AttributeError):
         return 0

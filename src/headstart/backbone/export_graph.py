@@ -36,7 +36,7 @@ PARITY_LIMIT = 1e-3
 def export(request: dict[str, Any]) -> None:
     """Write graph.onnx, graph.json, weights.safetensors and norm.safetensors into a folder."""
     import timm
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = None if request["weights"] is None else Path(request["weights"])
     backbone = load(request["name"], weights)
@@ -51,12 +51,13 @@ def export(request: dict[str, Any]) -> None:
     with torch.inference_mode():
         expected = [output.numpy() for output in taps(torch.from_numpy(pixels))]
     state = {key: value.contiguous() for key, value in backbone.network.state_dict().items()}
-    save_file(state, folder / "weights.safetensors")
+    (folder / "weights.safetensors").write_bytes(save(state))
     if norm is not None:
         module = backbone.network.get_submodule(norm)
         statistics = {"mean": module.running_mean, "variance": module.running_var}
-        save_file(statistics, folder / "norm.safetensors")  # type: ignore[arg-type]
+        (folder / "norm.safetensors").write_bytes(save(statistics))  # type: ignore[arg-type]
     freeze_padding(backbone.network, example)
+    taps = Taps(backbone.network, preprocess.mean, preprocess.std, norm).eval()
     write_onnx(taps, preprocess.size_px, folder / "graph.onnx")
     parity = _parity(folder / "graph.onnx", pixels, expected, taps.names)
     classifier = state.get(f"{backbone.classifier}.weight")
@@ -77,7 +78,7 @@ def export(request: dict[str, Any]) -> None:
         source_classes=0 if classifier is None else int(classifier.shape[0]),
         parity=parity,
     )
-    (folder / "graph.json").write_text(json.dumps(graphs.to_json(graph)), encoding="utf-8")
+    graphs.write_graph(graph)
 
 
 def write_onnx(module: nn.Module, size_px: int, path: Path) -> None:
@@ -120,10 +121,12 @@ def freeze_padding(network: nn.Module, example: torch.Tensor) -> None:
         for name, module in network.named_modules()
         if isinstance(module, Conv2dSame)
     ]
-    with torch.inference_mode():
-        network(example)
-    for handle in handles:
-        handle.remove()
+    try:
+        with torch.inference_mode():
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
     for name, shape in seen.items():
         conv = network.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
@@ -187,19 +190,27 @@ def _parity(
 
 def main() -> int:
     """Read the request, export, and hand known errors back as one line of JSON."""
+    request = json.load(sys.stdin)
     try:
-        export(json.load(sys.stdin))
+        export(request)
     except HeadstartError as error:
-        fields = {
-            "kind": type(error).__name__,
-            "what": error.what,
-            "where": None if error.where is None else str(error.where),
-            "received": None if error.received is None else str(error.received),
-            "do": error.do,
-        }
-        sys.stderr.write(f"\n{graphs.MARKER}{json.dumps(fields)}\n")
-        return error.exit_code
+        return _hand_back(error)
+    except OSError as cause:
+        folder = Path(request["folder"])
+        return _hand_back(graphs.cache_error(cause, "Could not store the exported network", folder))
     return 0
+
+
+def _hand_back(error: HeadstartError) -> int:
+    fields = {
+        "kind": type(error).__name__,
+        "what": error.what,
+        "where": None if error.where is None else str(error.where),
+        "received": None if error.received is None else str(error.received),
+        "do": error.do,
+    }
+    sys.stderr.write(f"\n{graphs.MARKER}{json.dumps(fields)}\n")
+    return error.exit_code
 
 
 if __name__ == "__main__":

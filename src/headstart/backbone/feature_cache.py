@@ -34,12 +34,15 @@ MAGIC = b"HSFEAT1\n"
 HEADER = struct.Struct("<8sIII")  # magic, crc32 of the rest, rows, width
 KEY_BYTES = 16
 CHUNK_BYTES = 1 << 22
+LEFTOVER_S = 86_400
+"""no write takes a day: a temporary file of this age belongs to nobody"""
 
 
 class FeatureCache:
     """The shards of one graph on one kind of device."""
 
     def __init__(self, graph: TapGraph, device: str = "cpu") -> None:
+        cache_limit_mb()  # a wrong limit is refused now, not when the work is done
         # bf16 features of a GPU are not those of a CPU: they never mix.
         suffix = "" if device == "cpu" else f"-{device}"
         self.folder = cache_dir() / "features" / f"{graph.key}-{graph.preprocess.key()}{suffix}"
@@ -72,12 +75,16 @@ class FeatureCache:
         keys = b"".join(bytes.fromhex(h) for h in hashes)
         body = keys + np.ascontiguousarray(rows, dtype="<f4").tobytes()
         header = HEADER.pack(MAGIC, zlib.crc32(body), len(hashes), self.width)
+        rows = np.frombuffer(body, "<f4", offset=len(keys)).reshape(rows.shape)  # one copy, not two
         path = self.folder / f"{uuid.uuid4().hex}.shard"
         try:
             atomic_write(path, header + body)
             stored = self._map(path, len(hashes))
         except (HeadstartError, OSError) as error:
-            warnings.warn(f"Features were not cached. {error}", stacklevel=2)
+            warnings.warn(
+                f"Features are kept in memory only: the cache could not be written ({error})",
+                stacklevel=2,
+            )
             return rows
         prune()
         return stored
@@ -93,7 +100,8 @@ class FeatureCache:
                 if len(header) == HEADER.size:
                     magic, checksum, n, width = HEADER.unpack(header)
                     size = HEADER.size + n * (KEY_BYTES + 4 * width)
-                    if (magic, width, size) == (MAGIC, self.width, path.stat().st_size):
+                    size_is = path.stat().st_size if n else 0  # no shard is empty
+                    if (magic, width, size) == (MAGIC, self.width, size_is):
                         keys = file.read(n * KEY_BYTES)
                         found = zlib.crc32(keys)
                         while chunk := file.read(CHUNK_BYTES):
@@ -103,8 +111,12 @@ class FeatureCache:
                             return names, self._map(path, n)
         except OSError:
             return None  # pruned by another process meanwhile
-        warnings.warn(f"A damaged file of the feature cache was removed: {path}", stacklevel=3)
-        path.unlink(missing_ok=True)
+        warnings.warn(
+            f"A damaged file of the feature cache is removed and its features computed again: {path}",
+            stacklevel=3,
+        )
+        with contextlib.suppress(OSError):  # a cache that is read-only for us stays as it is
+            path.unlink()
         return None
 
 
@@ -122,34 +134,40 @@ def cache_entries() -> tuple[CacheEntry, ...]:
     """What the feature cache holds, by graph."""
     entries = []
     for folder in sorted((cache_dir() / "features").glob("*")):
-        shards = [(path, path.stat()) for path in folder.glob("*.shard")]
-        images = 0
-        for path, _ in shards:
-            with path.open("rb") as file:
+        sizes, used, images = [], [], 0
+        for path in folder.glob("*.shard"):
+            with contextlib.suppress(OSError), path.open("rb") as file:  # pruned meanwhile
                 header = file.read(HEADER.size)
-            if len(header) == HEADER.size:
-                images += HEADER.unpack(header)[2]
-        if shards:
-            newest = max(status.st_mtime for _, status in shards)
-            size = sum(status.st_size for _, status in shards)
-            days = (time.time() - newest) / 86_400
-            entries.append(CacheEntry(folder.name, round(size / 1e6, 1), images, round(days, 1)))
+                if len(header) == HEADER.size and header.startswith(MAGIC):
+                    images += HEADER.unpack(header)[2]
+                sizes.append(path.stat().st_size)
+                used.append(path.stat().st_mtime)
+        if sizes:
+            days = (time.time() - max(used)) / 86_400
+            entries.append(
+                CacheEntry(folder.name, round(sum(sizes) / 1e6, 1), images, round(days, 1))
+            )
     return tuple(entries)
 
 
 def cache_limit_mb() -> float:
     """The size limit: 5 GB, or $HEADSTART_CACHE_MB."""
     text = os.environ.get("HEADSTART_CACHE_MB", str(CACHE_LIMIT_MB))
-    try:
-        return float(text)
-    except ValueError as cause:
-        raise ArgumentError(
-            "$HEADSTART_CACHE_MB is not a number of megabytes", received=text
-        ) from cause
+    with contextlib.suppress(ValueError):
+        if (limit := float(text)) >= 0:  # not for nan
+            return limit
+    raise ArgumentError(
+        "$HEADSTART_CACHE_MB is not a number of megabytes",
+        received=text,
+        do=f"Give a number, 0 or more; the default is {CACHE_LIMIT_MB}.",
+    )
 
 
 def prune(limit_mb: float | None = None) -> int:
-    """Remove the least recently used shards until the cache fits its limit; returns how many."""
+    """Remove the least recently used shards until the cache fits its limit; returns how many.
+
+    Rows that a process has mapped into memory stay readable for it.
+    """
     limit = (cache_limit_mb() if limit_mb is None else limit_mb) * 1e6
     shards = []
     for path in (cache_dir() / "features").glob("*/*.shard"):
@@ -161,10 +179,20 @@ def prune(limit_mb: float | None = None) -> int:
     for _, size, path in sorted(shards):
         if total <= limit:
             break
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone already, or not ours to remove
+            path.unlink()
+            removed += 1
         total -= size
-        removed += 1
+    _remove_leftovers()
     return removed
+
+
+def _remove_leftovers() -> None:
+    """Temporary files and folders that killed processes left behind."""
+    for path in [*cache_dir().glob("features/*/.*.tmp"), *cache_dir().glob("graphs/.export-*")]:
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def clear(everything: bool = False) -> None:

@@ -29,6 +29,8 @@ from headstart.errors import DataError
 from headstart.parallel import ordered_map, progress
 
 ROWS_PER_SHARD = 2048
+SHARD_BYTES = 40_000_000
+"""what a shard holds at most, so that wide networks need no more memory than narrow ones"""
 GPU_BATCH = 64
 
 
@@ -87,13 +89,12 @@ def features(
     cache = FeatureCache(graph, device)
     shards, known = cache.read(set(hashes))
     todo = {h: path for h, path in zip(hashes, paths, strict=True) if h not in known}
-    run = _torch_runner(graph) if device == "cuda" else _onnx_runner(graph)
-    computed = progress(
-        _compute(run, list(todo.items()), graph.preprocess, workers), len(todo), "features"
-    )
-    for keys, rows in _in_shards(computed):
-        known |= {key: (len(shards), i) for i, key in enumerate(keys)}
-        shards.append(cache.add(keys, rows))
+    if todo:
+        run = _torch_runner(graph) if device == "cuda" else _onnx_runner(graph)
+        computed = _compute(run, list(todo.items()), graph.preprocess, workers)
+        for keys, rows in _in_shards(progress(computed, len(todo), "features"), sum(graph.widths)):
+            known |= {key: (len(shards), i) for i, key in enumerate(keys)}
+            shards.append(cache.add(keys, rows))
     norm = ("norm_mean", "norm_square") if graph.has_norm else ()
     return Features(
         names=(*graph.stage_names, *norm),
@@ -105,18 +106,30 @@ def features(
     )
 
 
-def _in_shards(computed: Iterable[tuple[str, Array]]) -> Iterator[tuple[list[str], Array]]:
-    """Gather rows into shards; a shard is stored when full, so a killed pass keeps what it did."""
+def _in_shards(
+    computed: Iterable[tuple[str, Array]], width: int
+) -> Iterator[tuple[list[str], Array]]:
+    """Gather rows into shards; a shard is stored when full, so a killed pass keeps what it did.
+
+    An error or Ctrl-C stores what was gathered until then, and goes on its way.
+    """
+    most = max(1, min(ROWS_PER_SHARD, SHARD_BYTES // (4 * width)))
     keys: list[str] = []
     rows: list[Array] = []
-    for key, row in computed:
-        keys.append(key)
-        rows.append(row)
-        if len(keys) == ROWS_PER_SHARD:
-            yield keys, np.stack(rows)
-            keys, rows = [], []
+    stopped: BaseException | None = None
+    try:
+        for key, row in computed:
+            keys.append(key)
+            rows.append(row)
+            if len(keys) == most:
+                yield keys, np.stack(rows)
+                keys, rows = [], []
+    except (Exception, KeyboardInterrupt) as cause:
+        stopped = cause
     if keys:
         yield keys, np.stack(rows)
+    if stopped is not None:
+        raise stopped
 
 
 # -- computing -----------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ S stages, D width of one stage's features.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.backbone.load import EMBEDDED_SHA256, find_weights
+from headstart.backbone.load import EMBEDDED_SHA256, find_weights, sha256_of
 from headstart.data.images import Preprocess
 from headstart.errors import HeadstartError, InternalError, WeightsError, from_os
-from headstart.run import atomic_write, make_folder, sync_folder
+from headstart.run import atomic_write, sync_folder
 from headstart.settings import DEFAULT_BACKBONE, cache_dir
 
 GRAPH_VERSION = 1
@@ -117,40 +117,82 @@ def tap_graph(
     """
     alias = _alias(name, weights, size_px)
     folder = alias.parent
-    if alias.is_file():
-        known = folder / alias.read_text(encoding="utf-8")
-        if (known / "graph.json").is_file():
-            return read_graph(known)
-    make_folder(folder)
+    with contextlib.suppress(OSError, ValueError):
+        if (known := _intact(folder / alias.read_text(encoding="utf-8"))) is not None:
+            return known
     request = {
         "name": name,
         "weights": None if weights is None else str(weights.resolve()),
         "size_px": size_px,
         "images": [str(path) for path in images],
     }
-    staging = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
     try:
-        _export_in_child({**request, "folder": str(staging)})
-        key = read_graph(staging).key
-        # A rename is atomic; when another process was faster, its equal graph is used.
-        with contextlib.suppress(OSError):
-            staging.rename(folder / key)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=".export-", dir=folder, ignore_cleanup_errors=True
+        ) as staging:
+            fresh = Path(staging) / "graph"
+            fresh.mkdir()
+            _export_in_child({**request, "folder": str(fresh)})
+            graph = _publish(fresh, folder)
         sync_folder(folder)
-        atomic_write(alias, key)
-        return read_graph(folder / key)
     except OSError as cause:
-        raise from_os(cause, "Could not store the exported network", folder) from cause
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        raise cache_error(cause, "Could not store the exported network", folder) from cause
+    atomic_write(alias, graph.key)
+    return graph
+
+
+def _publish(fresh: Path, folder: Path) -> TapGraph:
+    """Move a whole graph to its place in one step; an equal one that is there already stays."""
+    place = folder / read_graph(fresh).key
+    # When another process was faster, its equal graph is used; a damaged one makes room.
+    if (there := _intact(place)) is not None:
+        return there
+    if place.exists():
+        with contextlib.suppress(FileNotFoundError):  # another process was faster at that, too
+            place.rename(fresh.with_name("damaged"))  # removed together with the staging folder
+    with contextlib.suppress(FileExistsError):
+        try:
+            fresh.rename(place)
+        except OSError as cause:
+            if cause.errno != errno.ENOTEMPTY:
+                raise
+    return read_graph(place)
+
+
+def _intact(folder: Path) -> TapGraph | None:
+    """A stored graph all of whose files are as they were written, or None."""
+    try:
+        files = json.loads((folder / "graph.json").read_text(encoding="utf-8"))["files"]
+        if all(sha256_of(folder / name) == checksum for name, checksum in files.items()):
+            return read_graph(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def cache_error(cause: OSError, what: str, where: Path) -> HeadstartError:
+    """The error of a failed write to the cache, with the advice that fits it."""
+    error = from_os(cause, what, where)
+    do = "Free some space there, or set HEADSTART_CACHE to a folder that you may write to."
+    return type(error)(error.what, where=error.where, do=do)
 
 
 def read_graph(folder: Path) -> TapGraph:
     """Read a stored graph's description."""
     stored = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
+    stored.pop("files", None)
     stages = tuple(StageInfo(**{**s, "keeps": tuple(s["keeps"])}) for s in stored.pop("stages"))
     pre = stored.pop("preprocess")
     preprocess = Preprocess(**{**pre, "mean": tuple(pre["mean"]), "std": tuple(pre["std"])})
     return TapGraph(folder=folder, stages=stages, preprocess=preprocess, **stored)
+
+
+def write_graph(graph: TapGraph) -> None:
+    """Write the description beside the files that it vouches for by their checksums."""
+    files = sorted(path for path in graph.folder.iterdir() if path.name != "graph.json")
+    stored = {**to_json(graph), "files": {path.name: sha256_of(path) for path in files}}
+    (graph.folder / "graph.json").write_text(json.dumps(stored), encoding="utf-8")
 
 
 def graph_key(name: str, weights_sha256: str, size_px: int) -> str:
@@ -185,7 +227,8 @@ def _export_in_child(request: dict[str, Any]) -> None:
     """Run the exporter; its known errors come back as the same errors here."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "headstart.backbone.export_graph"],
+            # -P: a file random.py in the current folder must not stand in for a module.
+            [sys.executable, "-P", "-m", "headstart.backbone.export_graph"],
             input=json.dumps(request),
             capture_output=True,
             text=True,

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 EMBEDDED_FILE = "models/efficientnet-lite0-57934424.pth"
+HUB_FILE = "model.safetensors"
 EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+COUNTER = "num_batches_tracked"
+"""how often a BatchNorm was trained; older files lack it, and nothing depends on it"""
+HUB_TIMEOUT_S = 5
+"""how long the hub may take to answer at all; its own client would retry for half a minute"""
+AUXILIARY = ("AuxLogits.", "aux_classifier.", "aux1.", "aux2.")
+"""heads that only helped the pre-training; no network here has them"""
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
 
 
@@ -108,6 +115,7 @@ def load(name: str, weights: Path | None = None) -> Backbone:
             do="Install or download them again.",
         )
     state = read_state(found.path)
+    state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
     config = timm.get_pretrained_cfg(name).to_dict()
     if found.sha256 == EMBEDDED_SHA256:
         if name != DEFAULT_BACKBONE:
@@ -116,8 +124,8 @@ def load(name: str, weights: Path | None = None) -> Backbone:
         names = timm.create_model(name, pretrained=False).state_dict()
         state = dict(zip(names, state.values(), strict=True))
     classifier = config.get("classifier") or "classifier"
-    network = timm.create_model(name, pretrained=False, num_classes=_classes(state, classifier))
-    _fill(network, state, name, found.path)
+    classifier = classifier if isinstance(classifier, str) else classifier[0]
+    network = _filled(name, state, classifier, found.path)
     network.eval()
     network.requires_grad_(False)
     return Backbone(
@@ -127,7 +135,7 @@ def load(name: str, weights: Path | None = None) -> Backbone:
         weights_sha256=found.sha256,
         source=found.source,
         licence=str(config.get("license") or "unknown"),
-        classifier=classifier if isinstance(classifier, str) else classifier[0],
+        classifier=classifier,
     )
 
 
@@ -150,20 +158,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
         WeightsError: not readable as weights.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as cause:
-        raise _unreadable(path, str(cause)) from cause
-    except Exception as cause:  # the unpickler raises a class of its own for anything but tensors
-        if type(cause).__name__ != "UnpicklingError":
-            raise
-        raise _unreadable(path, "it holds more than tensors, and code is never run") from cause
+    except MemoryError:
+        raise
+    except Exception as cause:  # any: what is not weights makes the readers raise all there is
+        if type(cause).__name__ == "UnpicklingError":
+            raise _unreadable(path, "it holds more than tensors, and code is never run") from cause
+        raise _unreadable(path, f"{cause}" or type(cause).__name__) from cause
     for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -173,14 +180,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def known_or_error(name: str) -> None:
-    """Refuse a name that timm does not know, offering the nearest."""
+    """Refuse a name that timm does not know, or an unknown tag after its dot; offer the nearest."""
     import timm
 
-    if name.split(".")[0] not in timm.list_models():
+    plain = name.partition(".")[0]
+    if plain not in timm.list_models():
         raise ArgumentError(
             "There is no backbone of this name",
             received=name,
             do=nearest(name, timm.list_models()) or "See `headstart backbones`.",
+        )
+    tagged = timm.list_pretrained(f"{plain}.*")
+    if name != plain and name not in tagged:
+        raise ArgumentError(
+            f"There are no weights of this tag for {plain}",
+            received=name,
+            do=nearest(name, tagged) or f"Use the plain name: {plain}.",
         )
 
 
@@ -206,7 +221,8 @@ def _given_file(path: Path) -> WeightsFile:
 def _from_hub(name: str, download: bool) -> WeightsFile:
     """Local hub cache first, then the hub with its progress bar."""
     import timm
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import get_session, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.constants import ENDPOINT
 
     known_or_error(name)
     config = timm.get_pretrained_cfg(name)
@@ -215,48 +231,80 @@ def _from_hub(name: str, download: bool) -> WeightsFile:
             f"No weights are published for {name}",
             do="Give a file: --weights FILE (.safetensors or .pth).",
         )
-    repository, file = str(config.hf_hub_id), "model.safetensors"
+    repository, file = str(config.hf_hub_id), str(config.hf_hub_filename or HUB_FILE)
     cached = try_to_load_from_cache(repository, file)
     if isinstance(cached, str):
-        return WeightsFile(Path(cached), sha256_of(Path(cached)), f"hub cache of {repository}")
+        return _hub_file(Path(cached), f"hub cache of {repository}")
     if not download:
         raise _not_at_hand(name, repository, file)
     try:
+        # One short question first, through the same proxies and certificates.
+        get_session().head(ENDPOINT, timeout=HUB_TIMEOUT_S)
         path = Path(hf_hub_download(repository, file))
     except Exception as cause:  # every kind of network failure ends in the same advice
         raise _not_at_hand(name, repository, file) from cause
-    return WeightsFile(path, sha256_of(path), f"hub {repository}")
+    return _hub_file(path, f"hub {repository}")
+
+
+def _hub_file(path: Path, source: str) -> WeightsFile:
+    """The hub's library names a large file's content by its SHA-256: what it must be."""
+    stored_as = path.resolve().name
+    is_checksum = len(stored_as) == 64 and set(stored_as) <= set("0123456789abcdef")
+    return WeightsFile(path, stored_as if is_checksum else sha256_of(path), source)
 
 
 def _not_at_hand(name: str, repository: str, file: str) -> WeightsError:
     return WeightsError(
-        f"The weights of {name} are not on this machine and the hub cannot be reached",
+        f"The weights of {name} are not on this machine and could not be fetched",
         where=f"{repository}/{file}",
         do=f"On a machine with a network fetch https://huggingface.co/{repository}/resolve/main/"
         f"{file}, copy it here and pass --weights {file}.",
     )
 
 
-def _classes(state: Mapping[str, Tensor], classifier: str | tuple[str, ...]) -> int:
-    first = classifier if isinstance(classifier, str) else classifier[0]
-    weight = state.get(f"{first}.weight")
-    return int(weight.shape[0]) if weight is not None else 0
+def _filled(name: str, state: Mapping[str, Tensor], classifier: str, path: Path) -> nn.Module:
+    """The network with exactly these weights; anything left over or left out is an error."""
+    import timm
 
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
+    weight = state.get(f"{classifier}.weight")
+    classes = 0 if weight is None or not weight.dim() else int(weight.shape[0])
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
     own = network.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    missing = [k for k in own if k not in state and not k.endswith(COUNTER)]
     unknown = [key for key in state if key not in own]
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if missing or unknown or shapes:
-        first = (missing or unknown or shapes)[0]
-        raise WeightsError(
-            f"These weights do not fit {name}: {len(missing)} tensors missing, {len(unknown)} "
-            f"unknown, {len(shapes)} of another shape (first: {show(first)})",
-            where=path,
-            do="Give the weights of this very network, or name theirs with --backbone.",
+    if not (missing or unknown or shapes):
+        network.load_state_dict(dict(state), strict=False)
+        return network
+    if (converted := _converted(name, state, classes)) is not None:
+        return converted
+    raise WeightsError(
+        f"These weights do not fit {name}: {len(missing)} tensors missing, {len(unknown)} "
+        f"unknown, {len(shapes)} of another shape (first: {show((missing or unknown or shapes)[0])})",
+        where=path,
+        do="Give the weights of this very network, or name theirs with --backbone.",
+    )
+
+
+def _converted(name: str, state: Mapping[str, Tensor], classes: int) -> nn.Module | None:
+    """Weights as the network's authors published them, under names that timm can translate."""
+    import timm
+
+    classes = classes or int(timm.get_pretrained_cfg(name).num_classes)
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    if _sizes(network.state_dict()) != _sizes(state):  # so nothing can be left over or left out
+        return None
+    overlay = {"state_dict": dict(state), "num_classes": classes, "label_offset": 0}
+    try:
+        return timm.create_model(  # type: ignore[no-any-return]
+            name, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay
         )
-    network.load_state_dict(dict(state), strict=False)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None
+
+
+def _sizes(state: Mapping[str, Tensor]) -> list[int]:
+    return sorted(value.numel() for key, value in state.items() if not key.endswith(COUNTER))
 
 
 def _unreadable(path: Path, why: str) -> WeightsError:

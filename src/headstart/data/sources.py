@@ -12,6 +12,7 @@ import os
 import re
 import unicodedata
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,7 +122,10 @@ def read(root: Path, test: Path | None = None) -> Dataset:
     found = walker.files(places)
     if test is not None:
         _check_test_classes(found, test)
-    return _dataset(root, found, walker, test)
+    rows = [(path, name, split, None) for path, name, split in found]
+    return build_dataset(
+        root, rows, walker.ignored, test, lambda only: _one_class_hint(root / only, walker)
+    )
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -196,39 +200,43 @@ def _check_test_classes(found: list[tuple[str, str, str | None]], test: Path) ->
         )
 
 
-def _dataset(
+def build_dataset(
     root: Path,
-    found: list[tuple[str, str, str | None]],
-    walker: _Walker,
-    test: Path | None,
+    found: Sequence[tuple[str, str, str | None, str | None]],
+    ignored: Sequence[tuple[str, str]],
+    test: Path | None = None,
+    hint: Callable[[str], str] = lambda _only: "Add images of a second class.",
 ) -> Dataset:
-    if not any(split != "test" for _, _, split in found):
+    """A data set from (path, class, split, group) rows, classes in natural order over all splits.
+
+    Raises:
+        DataError: no image, or only one class; `hint(class)` says what to do about the latter.
+    """
+    if not any(split != "test" for _, _, split, _ in found):
         raise DataError(
             "No images were found",
             where=root,
-            received=f"{len(walker.ignored)} entries without a class" if walker.ignored else None,
+            received=f"{len(ignored)} entries without a class" if ignored else None,
             do="Put the images of each class in a folder of its own: my_photos/cats/1.jpg, "
             "my_photos/dogs/1.jpg.",
         )
-    classes = tuple(sorted({name for _, name, _ in found}, key=natural_key))
+    classes = tuple(sorted({name for _, name, _, _ in found}, key=natural_key))
     if len(classes) < 2:
         raise DataError(
             "There is only one class, so there is nothing to tell apart",
             where=root,
             received=classes[0],
-            do=_one_class_hint(root / classes[0], walker),
+            do=hint(classes[0]),
         )
     index = {name: i for i, name in enumerate(classes)}
-    splits = {split for _, _, split in found}
-    if "test" not in splits and "val" in splits:
-        # The validation part serves as the test part only when there is no other.
-        found = [(p, name, "test" if s == "val" else s) for p, name, s in found]
+    # The validation part serves as the test part only when there is no other.
+    val = "val" if "test" in {split for _, _, split, _ in found} else "test"
     samples = tuple(
-        Sample(path=path, label=index[name], split=split)
-        for path, name, split in sorted(found, key=lambda row: natural_key(row[0]))
+        Sample(path, index[name], val if split == "val" else split, group)
+        for path, name, split, group in sorted(found, key=lambda row: natural_key(row[0]))
     )
-    ignored = tuple(sorted(walker.ignored, key=lambda row: natural_key(row[0])))
-    return Dataset(root, classes, samples, ignored, test)
+    listed = tuple(sorted(ignored, key=lambda row: natural_key(row[0])))
+    return Dataset(root, classes, samples, listed, test)
 
 
 def _one_class_hint(only: Path, walker: _Walker) -> str:

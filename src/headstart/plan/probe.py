@@ -96,9 +96,14 @@ def probe(
     return Probe(score, se, best[2], time.perf_counter() - began)
 
 
-def _standardise(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    spread = features.std(0)
-    return np.asarray((features - features.mean(0)) / np.where(spread > 1e-6, spread, np.inf))
+def _standardise(features: NDArray[np.float32]) -> Float:
+    """Mean 0 and variance 1 per feature, in float64; one that never moves becomes zero."""
+    x = features.astype(np.float64)
+    mean = x.mean(0)
+    x -= mean
+    spread = np.sqrt((x**2).mean(0))
+    moves = spread > 1e-6 * np.maximum(1, np.abs(mean))
+    return np.divide(x, spread, out=np.zeros_like(x), where=moves)
 
 
 def _blocks(groups: Int) -> list[Int]:
@@ -111,18 +116,13 @@ def _blocks(groups: Int) -> list[Int]:
 class _Smoother:
     """The ridge smoother H = U diag(e / (e + strength)) U^T + 1/N of centred features."""
 
-    def __init__(self, x: NDArray[np.float32]) -> None:
+    def __init__(self, x: Float) -> None:
         n, d = x.shape
-        if n <= d:
-            values, vectors = np.linalg.eigh((x @ x.T).astype(np.float64))  # [N, N]
-            self.u = vectors
-        else:
-            values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64))  # [D, D]
-            values = np.maximum(values, 0)
-            keep = values > values[-1] * 1e-9
-            values, vectors = values[keep], vectors[:, keep]
-            self.u = (x @ vectors.astype(np.float32)).astype(np.float64) / np.sqrt(values)
-        self.values = np.maximum(values, 0)
+        values, vectors = np.linalg.eigh(x @ x.T if n <= d else x.T @ x)  # [N, N] or [D, D]
+        keep = values > max(values[-1], 1e-300) * 1e-12  # the rest is rounding, and no direction
+        values, vectors = values[keep], vectors[:, keep]
+        self.u = vectors if n <= d else (x @ vectors) / np.sqrt(values)
+        self.values = values
         self.scale = float(self.values.sum()) / n  # mean squared length of an image's features
         self.n = n
 

@@ -229,7 +229,8 @@ def _tensors(graph: TapGraph, description: dict[str, Any], head: Head) -> dict[s
     from safetensors import safe_open
 
     keeps = graph.stage(description["head"]["reads"][-1]).keeps
-    tensors = {"head.weight": head.weight, "head.bias": head.bias}
+    # safetensors writes memory as it lies: a transposed view would be stored scrambled.
+    tensors = {"head.weight": np.asarray(head.weight, order="C"), "head.bias": head.bias}
     with safe_open(graph.weights, framework="numpy") as stored:
         for name in keeps:
             tensors[f"backbone.{name}"] = stored.get_tensor(name)

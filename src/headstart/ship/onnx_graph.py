@@ -123,38 +123,36 @@ def _preprocessing(pre: Preprocess) -> tuple[list[Any], list[Any]]:
         _constant("size_px", [pre.size_px]),
         _constant("spatial", [2, 3]),
     ]
-    return _own_names(nodes, constants, keep=["image"])
+    return _own_names(nodes, constants)
 
 
 def _head_nodes(taps: Sequence[str], head: Head, temperature: float) -> tuple[list[Any], list[Any]]:
     node = helper.make_node
+    weight, bias, warmth = (OWN + name for name in ("head.weight", "head.bias", "temperature"))
+    features, logits, calibrated = (OWN + name for name in ("features", "logits", "calibrated"))
     nodes = []
-    features = taps[0]
     if len(taps) > 1:
-        features = "features"
         nodes.append(node("Concat", list(taps), [features], axis=1))
+    else:
+        features = taps[0]
     nodes += [
-        node("Gemm", [features, "head.weight", "head.bias"], ["logits"], transB=1),
-        node("Div", ["logits", "temperature"], ["calibrated"]),
-        node("Softmax", ["calibrated"], ["probabilities"], axis=1),
+        node("Gemm", [features, weight, bias], [logits], transB=1),
+        node("Div", [logits, warmth], [calibrated]),
+        node("Softmax", [calibrated], ["probabilities"], axis=1),
     ]
-    weights: list[NDArray[np.float32]] = [
-        head.weight,
-        head.bias,
-        np.array([temperature], np.float32),
-    ]
-    names = ("head.weight", "head.bias", "temperature")
-    constants = [numpy_helper.from_array(w, n) for w, n in zip(weights, names, strict=True)]
-    return _own_names(nodes, constants, keep=[*taps, "probabilities"])
+    stored: dict[str, NDArray[np.float32]] = {
+        weight: head.weight,
+        bias: head.bias,
+        warmth: np.array([temperature], np.float32),
+    }
+    return nodes, [numpy_helper.from_array(values, name) for name, values in stored.items()]
 
 
-def _own_names(
-    nodes: list[Any], constants: list[Any], keep: Sequence[str]
-) -> tuple[list[Any], list[Any]]:
-    """Put our own values under `headstart/`; "" is an input that is left out."""
+def _own_names(nodes: list[Any], constants: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Put every value but the image under `headstart/`; "" is an input that is left out."""
     for values in [*(node.input for node in nodes), *(node.output for node in nodes)]:
         for i, name in enumerate(values):
-            if name and name not in keep:
+            if name not in ("", "image"):
                 values[i] = OWN + name
     for constant in constants:
         constant.name = OWN + constant.name
