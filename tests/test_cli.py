@@ -32,7 +32,7 @@ TYPED = [
     (["fit", "photos", "--bugdet", "3"], "There is no flag --bugdet. Did you mean --budget?"),
     (["fit", "photos", "--seeed=3"], "There is no flag --seeed. Did you mean --seed?"),
     (["predikt", "x"], "No such command 'predikt'. Did you mean 'predict'?"),
-    (["fit"], "Missing argument 'DATA'. See: headstart fit --help"),
+    (["fit"], "give exactly one of a data folder and --table. See headstart fit --help"),
     (["predict", "run"], "Missing argument 'IMAGE|DIR...'"),
     (["fit", "photos", "--case", "5"], "--case: Input should be 1, 2, 3 or 4. Received: 5."),
     (["fit", "photos", "--case", "two"], "Invalid value for '--case'"),

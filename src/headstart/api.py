@@ -55,8 +55,10 @@ class Result:
 
 
 def fit(
-    data: str | Path,
+    data: str | Path | None = None,
     *,
+    table: str | Path | None = None,
+    group: str | None = None,
     out: str | Path | None = None,
     test: str | Path | None = None,
     case: int | None = None,
@@ -68,6 +70,7 @@ def fit(
     budget: float | None = None,
     small_below: int = 1_000,
     large_above: int = 10_000,
+    refit_all: bool = False,
     seed: int = 0,
     resume: bool = False,
     report: bool = True,
@@ -87,8 +90,10 @@ def fit(
 
 
 def make_plan(
-    data: str | Path,
+    data: str | Path | None = None,
     *,
+    table: str | Path | None = None,
+    group: str | None = None,
     out: str | Path | None = None,
     test: str | Path | None = None,
     backbone: str = DEFAULT_BACKBONE,

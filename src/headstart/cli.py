@@ -42,7 +42,16 @@ app = typer.Typer(
 
 # Paths stay text until the settings have looked at them: Path("") would be the current folder.
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="Folder: CLASS/* or {train,val,test}/CLASS/*.")
+    str | None,
+    typer.Argument(metavar="DATA", help="Folder: CLASS/* or {train,val,test}/CLASS/*."),
+]
+Table = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.csv", help="Instead of DATA: path,label and maybe group,split."),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN|re:PATTERN", help="Images of one group stay together."),
 ]
 Out = Annotated[
     str | None, typer.Option(metavar="DIR", help="Run folder; default runs/<data>-<k>.")
@@ -59,6 +68,9 @@ Size = Annotated[int | None, typer.Option(help="Side of the network's input in p
 Budget = Annotated[float | None, typer.Option(help="Minutes; 0: frozen strategies only.")]
 SmallBelow = Annotated[int, typer.Option(help="Fewer training images than this are small.")]
 LargeAbove = Annotated[int, typer.Option(help="This many training images are large.")]
+RefitAll = Annotated[
+    bool, typer.Option("--refit-all", help="After scoring, ship a head that saw all images.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of splits and heads.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run, or print it.")]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
@@ -71,7 +83,9 @@ def _default(name: str) -> Any:
 
 @app.command()
 def fit(
-    data: Data,
+    data: Data = None,
+    table: Table = None,
+    group: Group = None,
     out: Out = None,
     test: Test = None,
     case: Case = None,
@@ -83,6 +97,7 @@ def fit(
     budget: Budget = None,
     small_below: SmallBelow = _default("small_below"),
     large_above: LargeAbove = _default("large_above"),
+    refit_all: RefitAll = False,
     seed: Seed = 0,
     resume: Resume = False,
     no_report: NoReport = False,
@@ -98,7 +113,9 @@ def fit(
 
 @app.command()
 def plan(
-    data: Data,
+    data: Data = None,
+    table: Table = None,
+    group: Group = None,
     out: Out = None,
     test: Test = None,
     backbone: Backbone = DEFAULT_BACKBONE,
@@ -117,11 +134,12 @@ def plan(
 
     values = {key: value for key, value in locals().items() if key in FitSettings.model_fields}
     outcome = pipeline.plan(fit_settings(values))
+    what = shlex.quote(show(data)) if data else f"--table {shlex.quote(show(table))}"
     typer.echo(plan_text(read_json(outcome.folder / "plan.json")))
     if outcome.already_done:
         typer.echo("this run is finished already", err=True)
     typer.echo(f"\nstored:  {show(outcome.folder)}")
-    typer.echo(f"next:    headstart fit {shlex.quote(show(data))}")
+    typer.echo(f"next:    headstart fit {what}")
 
 
 @app.command()

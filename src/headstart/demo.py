@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from headstart.errors import RunFolderError, from_os, show, told
-from headstart.pipeline import Outcome, fit, say
+from headstart.opening import Outcome, say
+from headstart.pipeline import fit
 from headstart.run import existing_manifest, make_folder
 from headstart.settings import FitSettings, cache_dir
 

@@ -22,6 +22,7 @@ from headstart.errors import show
 from headstart.judge import evaluate
 from headstart.plan.decide import Plan
 from headstart.plan.measure import Measurement
+from headstart.plan.nested import NestedEstimate
 from headstart.plan.verify import Scored, Verified, table_json
 from headstart.run import csv_text
 from headstart.settings import FitSettings, threads
@@ -56,7 +57,7 @@ def _notes(dataset: Dataset, findings: check.Findings, parts: split.Split) -> li
             f"{counted(conflicts, 'image')} under more than one class (label_conflicts in "
             "data.json): at most one of the labels can be right."
         )
-    if len(parts.test) < FEW_TESTED:
+    if 0 < len(parts.test) < FEW_TESTED:
         notes.append(
             f"The test part has only {counted(len(parts.test), 'image')}: differences of a few "
             "points cannot be seen with it."
@@ -66,9 +67,11 @@ def _notes(dataset: Dataset, findings: check.Findings, parts: split.Split) -> li
 
 def data_sentence(dataset: Dataset, findings: check.Findings, parts: split.Split) -> str:
     """What was found in the folder, for the terminal."""
-    text = (
-        f"{counted(len(parts.train), 'image')} to learn from, {len(parts.test):,} to test "
-        f"({parts.protocol})"
+    text = f"{counted(len(parts.train), 'image')} to learn from, "
+    text += (
+        f"{len(parts.test):,} to test ({parts.protocol})"
+        if len(parts.test)
+        else f"too few for a test part: {parts.protocol} instead"
     )
     if findings.refused:
         text += f"; {counted(len(findings.refused), 'file')} unreadable (listed in data.json)"
@@ -184,6 +187,22 @@ def plan_json(
         "budget_steps": None,
         "threads": threads(),
         "notes": list(verified.warnings) if verified is not None else [],
+    }
+
+
+def nested_json(nested: NestedEstimate, verified: Verified) -> dict[str, Any]:
+    """nested.json: what the inner selections chose, and the naive estimate for comparison."""
+    naive = next(row for row in verified.table if row.candidate == verified.chosen)
+    return {
+        "folds": nested.folds,
+        "repeats": len(nested.probabilities),
+        "chosen": [{"name": name, "times": times} for name, times in nested.chosen],
+        "naive": {
+            "score": naive.score,
+            "se": naive.se,
+            "sentence": "Cross-validated score of the chosen candidate, selection not nested: "
+            "too good by the luck of the choice.",
+        },
     }
 
 

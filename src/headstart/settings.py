@@ -41,9 +41,11 @@ class FitSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: UserPath = Field(description="folder of images: CLASS/* or {train,val,test}/CLASS/*")
+    data: UserPath | None = Field(None, description="folder: CLASS/* or {train,val,test}/CLASS/*")
+    table: UserPath | None = Field(None, description="CSV: path,label and optionally group,split")
     out: UserPath | None = Field(None, description="run folder; default runs/<data>-<k>")
     test: UserPath | None = Field(None, description="folder of test images: CLASS/*")
+    group: str | None = Field(None, description="column, or re:PATTERN on the file name")
     case: Literal[1, 2, 3, 4] | None = Field(None, description="force one of the four cases")
     cut: str | None = Field(None, description="stage after which the network is cut (case 2)")
     from_scratch: bool = Field(False, description="force case 4 with random weights only")
@@ -55,6 +57,7 @@ class FitSettings(BaseModel):
     )
     small_below: int = Field(1_000, description="fewer training images than this are small", ge=1)
     large_above: int = Field(10_000, description="this many training images are large", ge=1)
+    refit_all: bool = Field(False, description="ship a head that learned from the test part too")
     seed: int = Field(0, description="seed of splits, heads and bootstrap", ge=0, le=2**31 - 1)
     resume: bool = Field(False, description="go on with, or print, an existing run")
     report: bool = Field(True, description="write report.html")
@@ -62,6 +65,12 @@ class FitSettings(BaseModel):
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> FitSettings:
+        if (self.data is None) == (self.table is None):
+            raise ValueError("give exactly one of a data folder and --table")
+        if self.table is not None and self.test is not None:
+            raise ValueError("--test goes with a folder; in a table use the column `split`")
+        if self.table is None and self.group is not None and not self.group.startswith("re:"):
+            raise ValueError("--group COLUMN needs --table; for a folder use --group re:PATTERN")
         if self.cut is not None and self.case not in (None, 2):
             raise ValueError(f"--cut belongs to case 2 and cannot go with --case {self.case}")
         if self.from_scratch and (self.cut is not None or self.case not in (None, 4)):
@@ -69,6 +78,13 @@ class FitSettings(BaseModel):
         if self.small_below > self.large_above:
             raise ValueError("--small-below must not be above --large-above")
         return self
+
+    @property
+    def source(self) -> Path:
+        """The data folder or the table, whichever was given."""
+        found = self.data if self.data is not None else self.table
+        assert found is not None  # checked above
+        return found
 
     def that_matter(self) -> dict[str, Any]:
         """The settings that decide the result: a resumed run must agree with them."""

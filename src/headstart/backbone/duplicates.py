@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.backbone.feature_cache import Array
-from headstart.data.near import nearest_pairs
+from headstart.data.neighbours import nearest_pairs
 
 NEIGHBOURS = 3
 LEAST_COSINE = 0.65
@@ -49,7 +49,8 @@ def _directions(features: Array) -> Array:
     What all images share (one background, one kind of thing) says nothing about identity, so the
     mean is taken away.
     """
-    centred = features - features.mean(0, dtype=np.float64).astype(np.float32)
+    mean = features.sum(0, dtype=np.float64) / max(1, len(features))
+    centred = features - mean.astype(np.float32)
     full = np.linalg.norm(centred, axis=1, keepdims=True)
     if centred.shape[1] > WIDTH and len(centred) > FIT_ROWS:
         step = max(1, len(centred) // FIT_ROWS)

@@ -91,6 +91,12 @@ def cosines(n: int, count: int) -> Floats:
     return rows
 
 
+def along_both(matrix: Floats, pictures: Floats) -> Floats:
+    """A linear map [..., m, n] of rows and of columns: pictures [..., n, n] become [..., m, m]."""
+    mapped: Floats = np.matmul(np.matmul(matrix, pictures), matrix.swapaxes(-1, -2))
+    return mapped
+
+
 def _turn(pictures: Floats, symmetry: Ints) -> Floats:
     """Each of R pictures in its own symmetry."""
     out = np.empty_like(pictures)
@@ -122,9 +128,8 @@ def _likely_symmetries(a: Floats, b: Floats) -> tuple[Ints, Ints]:
 def _pool(pictures: Floats, by: int) -> Floats:
     """Means of by x by pixels; a product of matrices is several times faster than numpy's mean."""
     n = pictures.shape[-1]
-    mean = np.repeat(np.eye(n // by, dtype=np.float32), by, axis=1) / by
-    pooled: Floats = mean @ pictures @ mean.T
-    return pooled
+    mean = np.repeat(np.eye(n // by, dtype=np.float32), by, axis=1) / np.float32(by)
+    return along_both(mean, pictures)
 
 
 @cache
@@ -152,8 +157,7 @@ def _structure(pictures: Floats) -> Floats:
     """Without broad shading and without the finest noise, at any resolution."""
     n = pictures.shape[-1]
     fine, broad = _blur(n, 0.7), _blur(n, max(4.0, BROAD_PX * n / SIDE_PX))
-    structure: Floats = fine @ pictures @ fine.T - broad @ pictures @ broad.T
-    return structure
+    return along_both(fine, pictures) - along_both(broad, pictures)
 
 
 def _unit(pictures: Floats, seen: Floats | None = None) -> tuple[Floats, Floats]:
@@ -229,9 +233,7 @@ def _judge(
     fine, broad = (blurs[np.clip(detail_px, 1, SIDE_PX) - 1] for blurs in _bands())
 
     def structure(pictures: Floats) -> Floats:
-        sharp = fine @ pictures @ fine.transpose(0, 2, 1)
-        shading = broad @ pictures @ broad.transpose(0, 2, 1)
-        return np.subtract(sharp, shading)
+        return along_both(fine, pictures) - along_both(broad, pictures)
 
     x, in_x = _unit(structure(a - usual), seen)
     y, in_y = _unit(structure(b - usual), seen)

@@ -1,8 +1,10 @@
 """Draw the test part and the folds: stratified, grouped, a function of the seed and the images.
 
 The test part is drawn by content, so neither names nor the order of files matter, and one file
-more or less moves at most one other file of its class. N images. Copies of one image (equal content) and images of one group never lie on two sides of a
-split or of a fold.
+more or less moves at most one other file of its class. Copies of one image (equal content) and
+images of one group never lie on two sides of a split or of a fold.
+
+N images.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from headstart.data.sources import Dataset
 from headstart.errors import DataError, show
 
 FOLDS = 5
+NESTED_BELOW = 1_000
+"""fewer images than this are too few to give a fifth away for a test"""
 TEST_SHARE = 5
 """One fifth of the images is the test part when the user gives none."""
 
@@ -45,6 +49,9 @@ class Split:
 def split(dataset: Dataset, findings: Findings, seed: int) -> Split:
     """Keep the user's own test part, or hold out a fifth; then fold the development part.
 
+    Fewer than 1,000 images without a test part are all development: the estimate then comes from
+    nested cross-validation (`plan.nested`), and the test part is empty.
+
     Raises:
         DataError: a class is too small to be split, named with what to do.
     """
@@ -56,6 +63,10 @@ def split(dataset: Dataset, findings: Findings, seed: int) -> Split:
         train, test = _given(dataset, findings, usable, groups, left_out)
         _demand(dataset, labels[train], groups[train], least=2, where="training part")
         protocol = "given test part"
+    elif len(usable) < NESTED_BELOW:
+        _demand(dataset, labels[usable], groups[usable], least=3, where="data")
+        train, test = usable, usable[:0]
+        protocol = "nested cross-validation"
     else:
         _demand(dataset, labels[usable], groups[usable], least=3, where="data")
         contents = [info.content_hash for info in findings.infos if info is not None]
@@ -63,7 +74,7 @@ def split(dataset: Dataset, findings: Findings, seed: int) -> Split:
         train, test = usable[~held_out], usable[held_out]
         _demand(dataset, labels[test], groups[test], least=1, where="test part", tied=True)
         protocol = f"hold-out of 1/{TEST_SHARE}, stratified"
-    fold = _folds(dataset, labels[train], groups[train], seed + 1)
+    fold = development_folds(labels[train], groups[train], FOLDS, seed + 1)
     return Split(train, test, left_out, fold, groups[train], protocol)
 
 
@@ -87,11 +98,18 @@ def _given(
     return usable[~in_test & ~tied], test
 
 
-def _folds(
-    dataset: Dataset, labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int
+def development_folds(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int
 ) -> NDArray[np.int64]:
-    """Folds of the development part; no class lies in one fold only, or training would lack it."""
-    folds = max(2, min(FOLDS, *_groups_per_class(labels, groups).values()))
+    """Fold numbers [N]; no class lies in one fold only, or training would lack it.
+
+    Args:
+        folds: at most this many; fewer when the smallest class has fewer groups.
+
+    Raises:
+        DataError: groups or copies tie nearly all images of some class together.
+    """
+    folds = max(2, min(folds, *_groups_per_class(labels, groups).values()))
     for attempt in range(20):
         fold = assign_folds(labels, groups, folds, seed + attempt)
         if min(_groups_per_class(labels, fold).values()) > 1:
@@ -99,7 +117,6 @@ def _folds(
     raise DataError(
         "Some classes cannot be told apart fairly: copies or groups tie nearly all of their images "
         "together",
-        where=dataset.root,
         do="Look at the label conflicts that headstart check lists, or use smaller groups.",
     )
 

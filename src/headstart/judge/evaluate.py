@@ -6,7 +6,7 @@ Shapes: `N` images, `C` classes, `B` bins. Nothing here draws a random number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,33 @@ def per_class(
         )
         for c in range(p.shape[1])
     )
+
+
+def over_repeats(repeats: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation from repeats of a cross-validation over the same images.
+
+    Scores and the ends of their intervals are means over the repeats; classes, confusion matrix and
+    calibration are those of the first repeat, whose answers are the ones that are stored.
+    """
+    first = repeats[0]
+    if len(repeats) == 1:
+        return first
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+    metrics = tuple(
+        replace(
+            rows[0],
+            value=mean([m.value for m in rows]),
+            low=mean([m.low for m in rows]),
+            high=mean([m.high for m in rows]),
+            method=f"{rows[0].method}; mean of {len(rows)} repeats",
+        )
+        for rows in zip(*(evaluation.metrics for evaluation in repeats), strict=True)
+    )
+    return replace(first, metrics=metrics)
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def baselines(
     """
     found = []
     for name, features in (
-        ("raw pixels", copies.reshape(len(copies), -1).astype(np.float32) / 255),
+        ("raw pixels", (copies.reshape(len(copies), -1) / 255).astype(np.float32)),
         ("colour and texture", colour_and_texture(copies)),
     ):
         began = time.perf_counter()
@@ -77,9 +77,10 @@ def colour_and_texture(copies: NDArray[np.uint8]) -> NDArray[np.float32]:
     down, across = np.gradient(grey, axis=(1, 2))
     strength = np.hypot(down, across)
     direction = ((np.arctan2(down, across) % np.pi) / np.pi * 8).astype(np.int64) % 8
-    cell = (np.arange(side) * 4 // side)
+    cell = np.arange(side) * 4 // side
     place = (cell[:, None] * 4 + cell) * 8  # [H, W]
     index = np.arange(n)[:, None, None] * 128 + place + direction
     edges = np.bincount(index.ravel(), strength.ravel(), minlength=n * 128).reshape(n, 128)
-    edges /= np.maximum(edges.sum(1, keepdims=True), 1e-6)
-    return np.sqrt(np.concatenate([colours, edges], axis=1)).astype(np.float32)
+    shares = edges / np.maximum(edges.sum(1, keepdims=True), 1e-6)
+    both = np.concatenate([colours, shares], axis=1)
+    return np.asarray(np.sqrt(both), dtype=np.float32)

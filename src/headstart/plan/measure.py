@@ -137,7 +137,7 @@ def similarity(
     """Shift of the last BatchNorm between these images and the statistics stored in the weights.
 
     Per channel the squared Wasserstein-2 distance of two normal distributions, in units of the
-    source's variance, less the sampling bias of the mean; then the root of the mean over channels.
+    source's variance, less its sampling bias; then the root of the mean over channels.
     The interval is a bootstrap over images.
     """
     if not graph.has_norm:
@@ -204,13 +204,29 @@ def _shift(
     source_variance: NDArray[np.float64],
     bias: float,
 ) -> NDArray[np.float64]:
-    """Root mean squared W2 distance per draw, in source standard deviations."""
-    mean = weights @ means  # [draws, D]
-    variance = np.maximum(weights @ squares - mean**2, 0)
-    between = np.maximum(weights @ means**2 - mean**2, 0)  # variance of the per-image means
+    """Root mean squared W2 distance per draw, in source standard deviations.
+
+    A mean over n images is off by noise, and noise adds to a squared distance: the variance of the
+    mean to the first term, that of the standard deviation to the second. Both are estimated from
+    the images and taken away.
+    """
     n = means.shape[0]
-    apart = (mean - source_mean) ** 2 - bias * between / max(1, n - 1)
-    wider = (np.sqrt(variance) - np.sqrt(source_variance)) ** 2
+    # Seen from the middle of the images, so that the powers below keep their digits.
+    centre = means.mean(0)
+    squares = squares - centre * (2 * means - centre)
+    means = means - centre
+
+    def noise(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Variance [draws, D] of the mean of one value per image."""
+        between = np.maximum(weights @ values**2 - (weights @ values) ** 2, 0)
+        return np.asarray(bias * between / max(1, n - 1))
+
+    mean = weights @ means  # [draws, D]
+    of_mean = noise(means)
+    variance = np.maximum(weights @ squares - mean**2, 0) + of_mean
+    apart = (mean + centre - source_mean) ** 2 - of_mean
+    of_sd = noise(squares) / (4 * np.maximum(variance, 1e-12))  # the delta method
+    wider = (np.sqrt(variance) - np.sqrt(source_variance)) ** 2 - of_sd
     squared = ((apart + wider) / source_variance).mean(1)
     return np.asarray(np.sqrt(np.maximum(squared, 0)))
 

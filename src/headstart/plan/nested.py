@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-NESTED_BELOW = 1_000
-"""fewer images than this are too few for a test part"""
 FOLDS = 5
 SMALL_FOLDS_BELOW, SMALL_FOLDS = 300, 10
 """with very few images a fifth less to learn from shows: ten folds then"""

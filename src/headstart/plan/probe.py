@@ -80,16 +80,19 @@ def probe(
     began = time.perf_counter()
     smoother = _Smoother(_standardise(features))
     targets = np.eye(classes)[labels]
-    targets -= targets.mean(0)
+    shares = targets.mean(0)
+    targets -= shares
+    # Accuracy goes by the likeliest class; for balanced accuracy a class's share shall not count.
+    prior = shares if metric == "accuracy" else np.zeros(classes)
     blocks = _blocks(groups)
     weights = image_weights(labels, metric)
     best: tuple[float, NDArray[np.bool_], float] | None = None
     for strength in STRENGTHS[::-1]:  # strongest first: ties keep the simpler one
         fitted, left_out = smoother.predict(targets, float(strength), blocks)
-        correct = left_out.argmax(1) == labels
+        correct = (left_out + prior).argmax(1) == labels
         score = float((weights * correct).sum())
         if best is None or score > best[0]:
-            train = float((weights * (fitted.argmax(1) == labels)).sum())
+            train = float((weights * ((fitted + prior).argmax(1) == labels)).sum())
             best = (score, correct, train)
     assert best is not None
     score, se = weighted_score(best[1], labels, metric)
@@ -132,8 +135,10 @@ class _Smoother:
         shrunk = self.u * shrink  # [N, rank]
         fitted = shrunk @ (self.u.T @ targets)
         own = (shrunk * self.u).sum(1) + 1 / self.n  # [N] the diagonal of H
-        left_out = targets - (targets - fitted) / (1 - own)[:, None]
+        left_out = targets - (targets - fitted) / np.maximum(1 - own, 1e-12)[:, None]
         for block in blocks:
+            if len(block) == self.n:  # nothing is left to learn from
+                return fitted, np.zeros_like(targets)
             h = shrunk[block] @ self.u[block].T + 1 / self.n
             residual = np.linalg.solve(np.eye(len(block)) - h, targets[block] - fitted[block])
             left_out[block] = targets[block] - residual

@@ -39,7 +39,9 @@ def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> 
     lines = ["", f"Trained: {done} ({_case(plan['case'])}).", _agreement(plan)]
     lines += [f"  {show(sentence)}" for sentence in plan["switch"]]
     n = evaluation["n"]
-    lines += ["", f"On {n:,} test {'image' if n == 1 else 'images'}, with 95 % intervals:"]
+    nested = evaluation["protocol"].startswith("nested")
+    what = "images, each held out in turn" if nested else f"test {'image' if n == 1 else 'images'}"
+    lines += ["", f"On {n:,} {what}, with 95 % intervals:"]
     by_name = {metric["name"]: metric for metric in evaluation["metrics"]}
     for metric in (by_name[name] for name in SHOWN if name in by_name):
         value = "undefined" if metric["value"] is None else f"{metric['value']:.3f}"

@@ -20,10 +20,12 @@ from headstart.parallel import one_blas_thread, ordered_map
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
+STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 """L2 per image, strongest first; 1/N is scikit-learn's default C = 1 on standardised features"""
 GIVE_UP_AFTER = 2
 """weaker strengths in a row that did not lower the held-out loss end the search"""
+WORTH_ROTATING = 0.7
+"""images per feature below which the rotation pays for itself"""
 COARSE = {"maxiter": 60, "gtol": 1e-4, "ftol": 1e-6, "maxcor": 10}
 """for the search, in float32: probabilities within a few thousandths of the minimum"""
 PRECISE = {"maxiter": 3000, "ftol": 1e-16, "maxcor": 20}
@@ -61,6 +63,8 @@ def train_head(
         features: float32 [N, D]. labels: int [N] in 0..classes-1.
         strength: L2 penalty on the standardised weights, per image.
     """
+    import scipy.optimize  # noqa: F401 - before the limit: it brings a linear algebra of its own
+
     with one_blas_thread():
         space = _Space(features)
         near = _minimise(space.rotated, labels, strength, space.random_start(classes, seed))
@@ -76,6 +80,8 @@ def search_head(
     Args:
         folds: int [N], the fold in which an image is held out; groups are whole within folds.
     """
+    import scipy.optimize  # noqa: F401 - before the limit: it brings a linear algebra of its own
+
     began = time.perf_counter()
     # Scaling and rotation know no labels, so they are shared by the folds.
     with one_blas_thread():
@@ -121,10 +127,10 @@ Layer = tuple[Float, Float]
 
 
 class _Space:
-    """Standardised features, rotated to their principal axes: at most N numbers per image.
+    """Standardised features; few images are rotated to their principal axes: at most N numbers each.
 
     The L2 penalty does not see a rotation, and the best weights lie in the span of the images, so
-    the solution is the same, but the search costs N x min(N, D) instead of N x D. (Scaling the axes
+    the solution is the same, but the search costs N x N instead of N x D. (Scaling the axes
     by their expected curvature was tried and made L-BFGS slower: docs/log.md.)
     """
 
@@ -132,19 +138,18 @@ class _Space:
         self.mean = features.mean(0, dtype=np.float64)
         spread = features.std(0, dtype=np.float64)
         # A feature that never moves keeps weight zero.
-        self.inverse = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6)
+        moves = spread > 1e-6 * np.maximum(1, np.abs(self.mean))
+        self.inverse = np.divide(1.0, spread, out=np.zeros_like(spread), where=moves)
         x = ((features - self.mean) * self.inverse).astype(np.float32)
         n, self.width = x.shape
-        few = n < self.width
-        values, vectors = np.linalg.eigh((x @ x.T if few else x.T @ x).astype(np.float64))
-        keep = values > values[-1] * 1e-7
-        values, vectors = values[keep], vectors[:, keep]
-        if few:
-            self.basis = x.T @ (vectors / np.sqrt(values)).astype(np.float32)  # [D, R]
-            self.rotated = (vectors * np.sqrt(values)).astype(np.float32)  # [N, R]
-        else:
-            self.basis = vectors.astype(np.float32)
-            self.rotated = x @ self.basis
+        self.basis: NDArray[np.float32] | None = None  # [D, R]
+        self.rotated = x  # [N, R]
+        if n < WORTH_ROTATING * self.width:
+            wide = x.astype(np.float64)
+            values, vectors = np.linalg.eigh(wide @ wide.T)
+            keep = values > max(values[-1], 1e-300) * 1e-12  # the rest is rounding
+            self.basis = (wide.T @ (vectors[:, keep] / np.sqrt(values[keep]))).astype(np.float32)
+            self.rotated = (vectors[:, keep] * np.sqrt(values[keep])).astype(np.float32)
 
     def random_start(self, classes: int, seed: int) -> Layer:
         """The new layer's random weights, seen from the rotated space."""
@@ -152,12 +157,13 @@ class _Space:
         bound = 1 / np.sqrt(self.width)
         weight = rng.uniform(-bound, bound, (self.width, classes))
         bias = rng.uniform(-bound, bound, classes)
-        return self.basis.T.astype(np.float64) @ weight, bias
+        return weight if self.basis is None else self.basis.T @ weight, bias
 
     def fold(self, layer: Layer) -> Head:
         """Rotation and standardisation folded into one layer on raw features."""
         weight, bias = layer
-        weight = (self.basis.astype(np.float64) @ weight) * self.inverse[:, None]  # [D, C]
+        weight = weight if self.basis is None else self.basis @ weight
+        weight = weight * self.inverse[:, None]  # [D, C]
         bias = bias - self.mean @ weight
         return Head(weight.T.astype(np.float32), bias.astype(np.float32))
 
