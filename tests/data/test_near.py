@@ -200,6 +200,22 @@ def test_tiny_pictures_are_not_all_copies() -> None:
     assert len(near_duplicates(twice, pairs, 1).pairs) >= 45
 
 
+def test_where_strangers_look_alike_only_the_clearest_copies_count() -> None:
+    from sklearn.datasets import load_digits
+
+    digits = [
+        Image.fromarray((x * 15.9).astype(np.uint8)).convert("RGB").resize((64, 64))
+        for x in load_digits().images[:500]
+    ]
+    prints = [fingerprint(image) for image in digits + [saved(image, 70) for image in digits[:30]]]
+    found = near_duplicates(prints, propose_by_hash(prints, 2), 2)
+    planted = {(i, 500 + i) for i in range(30)}
+    got = {(p.first, p.second) for p in found.pairs}
+    assert planted <= got
+    assert len(got - planted) <= 5  # 1 % of the images
+    assert "only the clearest" in found.sentence
+
+
 def test_a_component_too_large_to_be_true_is_set_apart_and_said() -> None:
     many = [fingerprint(saved(photo(0), quality)) for quality in range(60, 75)]
     pair = [fingerprint(photo(1)), fingerprint(saved(photo(1)))]

@@ -23,7 +23,7 @@ SYMMETRIES = 8
 """Number s = 4 transposed + 2 upside down + mirrored, applied in this order."""
 TRIED = 2
 """Symmetries that are followed for a pair: a symmetric object often looks best in a wrong one."""
-LEVELS = ((4, 6, 0.70), (2, 4, 0.80))
+LEVELS = ((4, 4, 0.70), (2, 4, 0.80))
 """Pixels pooled into one, steps of registration, and least correlation for a closer look. What is
 confirmed in the end has 0.88 or more; cells of malaria cropped by 5 % need gates as low as these."""
 BROAD_PX = 6.0

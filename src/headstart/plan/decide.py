@@ -91,6 +91,8 @@ def decide(
     """
     if cut is not None:
         check_cut(cut, facts.stages)
+        if case == 2:
+            _check_case_2(cut, facts.stages)
     size, size_sentence = size_verdict(facts.n, facts.small_below, facts.large_above)
     prior = SIDES[size, facts.similarity]
     candidates = frozen_candidates(facts.stages)
@@ -176,6 +178,16 @@ def check_cut(cut: str, stages: Sequence[str]) -> None:
         )
 
 
+def _check_case_2(cut: str, stages: Sequence[str]) -> None:
+    early = stages[: deepest_early_stage(stages) + 1]
+    if cut not in early:
+        raise ArgumentError(
+            "--case 2 keeps at most half of the stages, and this --cut keeps more",
+            received=cut,
+            do=f"Use one of {', '.join(early)}, or --cut without --case.",
+        )
+
+
 def finalists(plan: Plan, scores: Mapping[str, float]) -> tuple[str, ...]:
     """The few candidates that get the real head, given every candidate's probe score.
 
@@ -221,12 +233,13 @@ def _forced(
 
 def _flips(facts: Facts, size: str) -> list[str]:
     flips = []
+    medium = facts.small_below < facts.large_above
     if size == "small":
-        flips.append(
-            f"{facts.small_below - facts.n:,} more images would make the set medium-sized."
-        )
+        larger = "medium-sized" if medium else "large"
+        flips.append(f"{facts.small_below - facts.n:,} more images would make the set {larger}.")
     elif size == "large":
-        flips.append(f"With fewer than {facts.large_above:,} images it would be medium-sized.")
+        smaller = "medium-sized" if medium else "small"
+        flips.append(f"With fewer than {facts.large_above:,} images it would be {smaller}.")
     else:
         flips.append(
             f"Below {facts.small_below:,} images the set would be small, from "
@@ -241,10 +254,11 @@ def _flips(facts: Facts, size: str) -> list[str]:
             f"If the images were {other} to the source, the rule would say case "
             f"{' or '.join(map(str, turned))}."
         )
-    ranked = sorted(facts.stage_scores, key=lambda s: -facts.stage_scores[s])
-    if ranked and ranked[0] != facts.stages[-1]:
+    scores = facts.stage_scores
+    best = max(scores, key=lambda stage: scores[stage], default=facts.stages[-1])
+    if scores and scores[best] > scores.get(facts.stages[-1], scores[best]):
         flips.append(
-            f"Stage {ranked[0]} scored highest in the depth profile; a lead over the top that the "
+            f"Stage {best} scored highest in the depth profile; a lead over the top that the "
             "paired comparison confirms would move the cut there."
         )
     return flips

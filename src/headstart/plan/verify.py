@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.plan.decide import Candidate, Plan, finalists
-from headstart.plan.probe import weighted_score, weighted_se
+from headstart.plan.probe import image_weights, weighted_score, weighted_se
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -128,10 +128,9 @@ class _Comparison:
         what the base has, so one standard error is enough, or a clearly lower loss at no cost.
         """
         gain, se = self.difference(base, other)
-        eased = float((base.loss - other.loss).mean())
-        eased_se = (
-            float((base.loss - other.loss).std() / np.sqrt(len(self.labels))) * self.inflation
-        )
+        lighter = base.loss - other.loss
+        eased = float((image_weights(self.labels, self.metric) * lighter).sum())
+        eased_se = weighted_se(lighter, self.labels, self.metric) * self.inflation
         text = (
             f"{candidate.name} against {base_name}: {gain * 100:+.1f} points "
             f"(standard error {se * 100:.1f}), log loss {-eased:+.3f} (standard error {eased_se:.3f})"
@@ -141,7 +140,7 @@ class _Comparison:
             rule = "its 95 % interval excludes zero" if wins else "its 95 % interval reaches zero"
         else:
             wins = gain > max(se, LEAST_GAIN) or (
-                eased > 2 * eased_se and gain > -se and gain > -LEAST_GAIN
+                eased > 2 * eased_se and gain >= -se and gain > -LEAST_GAIN
             )
             rule = "more than one standard error, or clearly lower loss" if wins else "not enough"
         verdict = f"{candidate.name} takes over" if wins else f"{base_name} stays"
