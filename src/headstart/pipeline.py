@@ -26,6 +26,7 @@ from headstart.data.images import load_pixels
 from headstart.data.sources import Dataset
 from headstart.data.split import FOLDS, Split, development_folds, split
 from headstart.errors import HeadstartError, show
+from headstart.gate import look_closer
 from headstart.judge.calibration import Temperature, fit_temperature, softmax
 from headstart.judge.evaluate import Evaluation, evaluate, over_repeats
 from headstart.opening import Opened, Outcome, open_run, say, spread, working
@@ -50,6 +51,8 @@ class Prepared:
     graph: TapGraph
     features: Features
     development: Development
+    test_rows: NDArray[np.int64]
+    """rows of the features that are the test part's"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,34 +115,36 @@ def fit(settings: FitSettings) -> Outcome:
 
 
 def prepare(settings: FitSettings, opened: Opened) -> Prepared:
-    """data ─▶ backbone ─▶ plan: check, split, features, measure, decide."""
+    """data ─▶ backbone: check every file, features once, look at the whole set, split."""
     workers = threads()
     run, dataset, graph = opened.run, opened.dataset, opened.graph
     run.note("backbone_s", round(opened.graph_s, 3))
     with run.step("check"):
         findings = check(dataset, workers, graph.preprocess.decode_px)
-        parts = split(dataset, findings, settings.seed)
-    run.write_json("data.json", results.data_json(dataset, findings, parts))
-    run.write_text("split.csv", results.split_csv(dataset, parts))
-    say(results.data_sentence(dataset, findings, parts))
     with run.step("features"):
-        order = np.concatenate([parts.train, parts.test])
-        infos = [findings.infos[i] for i in order]
-        hashes = [info.content_hash for info in infos if info is not None]
-        paths = [dataset.locate(dataset.samples[i]) for i in order]
-        device = detect_device(settings.device)
-        found = features(graph, paths, hashes, device, workers)
+        rows = np.array([i for i, info in enumerate(findings.infos) if info is not None])
+        hashes = [info.content_hash for info in findings.infos if info is not None]
+        paths = [dataset.locate(dataset.samples[i]) for i in rows]
+        found = features(graph, paths, hashes, detect_device(settings.device), workers)
     run.note("features_computed", found.computed)
-    labels = np.array([dataset.samples[i].label for i in parts.train])
+    with run.step("gate"):
+        gate = look_closer(dataset, findings, graph, found, rows, workers)
+        parts = split(dataset, findings, settings.seed, gate.ties)
+    run.write_json("data.json", results.data_json(dataset, findings, parts, gate))
+    run.write_text("split.csv", results.split_csv(dataset, parts))
+    for line in results.data_sentences(dataset, findings, parts, gate):
+        say(line)
+    row_of = {int(i): row for row, i in enumerate(rows)}
     development = Development(
-        rows=np.arange(len(parts.train)),
-        labels=labels,
+        rows=np.array([row_of[int(i)] for i in parts.train]),
+        labels=np.array([dataset.samples[i].label for i in parts.train]),
         groups=parts.group,
         folds=parts.fold,
-        hashes=tuple(hashes[: len(parts.train)]),
+        hashes=tuple(hashes[row_of[int(i)]] for i in parts.train),
         classes=dataset.classes,
     )
-    return Prepared(dataset, findings, parts, graph, found, development)
+    test_rows = np.array([row_of[int(i)] for i in parts.test], dtype=np.int64)
+    return Prepared(dataset, findings, parts, graph, found, development, test_rows)
 
 
 def learn(prepared: Prepared, development: Development, settings: FitSettings) -> Learned:
@@ -211,8 +216,7 @@ def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run)
     dataset, parts = prepared.dataset, prepared.split
     if len(parts.test):
         who = parts.test
-        rows = np.arange(len(parts.train), len(parts.train) + len(parts.test))
-        answers = answer(prepared, learned, rows)[None]
+        answers = answer(prepared, learned, prepared.test_rows)[None]
         protocol = f"{parts.protocol}; scored once in this run, after every choice was made"
         infos = [prepared.findings.infos[i] for i in parts.test]
         with contextlib.suppress(HeadstartError):  # an unwritable cache costs only the count
@@ -275,7 +279,8 @@ def refit(prepared: Prepared, learned: Learned, seed: int) -> Head:
     """The same head once more, from all images: the test part has done its duty."""
     order = [*prepared.split.train, *prepared.split.test]
     labels = np.array([prepared.dataset.samples[i].label for i in order])
-    x = candidate_features(prepared, learned.verified.chosen, np.arange(len(order)))
+    rows = np.concatenate([prepared.development.rows, prepared.test_rows])
+    x = candidate_features(prepared, learned.verified.chosen, rows)
     classes, strength = len(prepared.dataset.classes), learned.verified.trial.strength
     return train_head(x, labels, classes, strength, seed)
 
@@ -292,7 +297,8 @@ def bundle(
     pixels = np.stack(
         [load_pixels(prepared.dataset.locate(s), wide(graph.preprocess))[0] for s in samples]
     )
-    expected = softmax(head.logits(candidate_features(prepared, chosen, picked)), temperature)
+    rows = prepared.development.rows[picked]
+    expected = softmax(head.logits(candidate_features(prepared, chosen, rows)), temperature)
     card = results.model_card(description, evaluation, learned.measurement)
     return write_bundle(run.model, graph, description, head, (pixels, expected), card)
 

@@ -19,6 +19,7 @@ from headstart.data import check, split
 from headstart.data.images import ImageRefused, load_image, thumbnail
 from headstart.data.sources import Dataset
 from headstart.errors import show
+from headstart.gate import Gate
 from headstart.judge import evaluate
 from headstart.plan.decide import Plan
 from headstart.plan.measure import Measurement
@@ -33,13 +34,40 @@ MISTAKES = 24
 THUMBNAIL_PX = 160
 
 
-def data_json(dataset: Dataset, findings: check.Findings, parts: split.Split) -> dict[str, Any]:
+def data_json(
+    dataset: Dataset, findings: check.Findings, parts: split.Split, gate: Gate
+) -> dict[str, Any]:
     """data.json"""
     place = {int(i): "train" for i in parts.train} | {int(i): "test" for i in parts.test}
     place |= parts.left_out
+    near = [
+        {
+            "paths": list(pair.paths),
+            "kind": pair.kind,
+            "score": round(pair.score, 4),
+            "conflict": pair.conflict,
+            "leak": pair.leak,
+        }
+        for pair in gate.near
+    ]
     return check.to_json(dataset, findings, lambda i: place[i]) | {
+        "near_duplicates": near,
+        "shortcuts": [
+            {
+                "property": s.property,
+                "score": s.score,
+                "guessing": s.guessing,
+                "sentence": s.sentence,
+            }
+            for s in gate.shortcuts
+        ],
+        "twin_classes": [list(names) for names in gate.twin_classes],
+        "source_overlap": [
+            {"class": name, "source": source, "share": share}
+            for name, source, share in gate.overlap
+        ],
         "protocol": parts.protocol,
-        "notes": _notes(dataset, findings, parts),
+        "notes": [*_notes(dataset, findings, parts), *gate.warnings],
     }
 
 
@@ -48,6 +76,10 @@ def _notes(dataset: Dataset, findings: check.Findings, parts: split.Split) -> li
     reasons = list(parts.left_out.values())
     if leaked := reasons.count("copy of a test image"):
         notes.append(f"Left out of training: {counted(leaked, 'copy', 'copies')} of test images.")
+    if shown := reasons.count("shows a test image"):
+        notes.append(
+            f"Left out of training: {counted(shown, 'file')} showing the picture of a test image."
+        )
     if tied := reasons.count("in one group with a test image"):
         notes.append(
             f"Left out of training: {counted(tied, 'image')} in a group with a test image."
@@ -65,7 +97,9 @@ def _notes(dataset: Dataset, findings: check.Findings, parts: split.Split) -> li
     return notes
 
 
-def data_sentence(dataset: Dataset, findings: check.Findings, parts: split.Split) -> str:
+def data_sentences(
+    dataset: Dataset, findings: check.Findings, parts: split.Split, gate: Gate
+) -> list[str]:
     """What was found in the folder, for the terminal."""
     text = f"{counted(len(parts.train), 'image')} to learn from, "
     text += (
@@ -77,7 +111,9 @@ def data_sentence(dataset: Dataset, findings: check.Findings, parts: split.Split
         text += f"; {counted(len(findings.refused), 'file')} unreadable (listed in data.json)"
     if findings.duplicates:
         text += f"; {counted(len(findings.duplicates), 'image')} there more than once"
-    return "\n".join([text, *_notes(dataset, findings, parts)])
+    if gate.near:
+        text += f"; {counted(len(gate.near), 'pair')} of near-duplicates, kept together"
+    return [text, *_notes(dataset, findings, parts), *gate.warnings]
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

@@ -101,12 +101,13 @@ def test_with_unequal_classes_accuracy_is_at_least_that_of_the_largest() -> None
 
 def test_copies_in_one_group_do_not_vouch_for_each_other() -> None:
     rng = np.random.default_rng(0)
-    labels = np.repeat(rng.integers(0, 2, 40), 5)
+    labels = np.repeat(np.arange(40) % 2, 5)
     noise = np.repeat(rng.normal(size=(40, 300)), 5, axis=0).astype(np.float32)
     apart = probe(noise, labels, np.arange(200), 2, "accuracy")
     together = probe(noise, labels, np.arange(200) // 5, 2, "accuracy")
     assert apart.score == pytest.approx(1)  # five copies each: the label is found at the copy
     assert together.score < 0.5 + 0.2
+    assert together.se == pytest.approx(np.sqrt(0.25 / 40), rel=0.15)  # forty draws, not 200
 
 
 def test_a_single_group_of_all_images_teaches_nothing() -> None:

@@ -148,3 +148,13 @@ def test_the_standard_error_of_a_difference_covers_repeated_cross_validation() -
         )
         inside += abs(gain) < 1.96 * se
     assert inside > 0.97 * 300
+
+
+def test_images_of_one_group_count_as_one_draw() -> None:
+    from headstart.plan.verify import _Comparison
+
+    base, other = trial(np.arange(N) < 300), trial(np.arange(N) < 320)  # 20 gained, in two groups
+    groups = np.arange(N) // 10
+    _, alone = _Comparison(LABELS, 5, "accuracy").difference(base, other)
+    _, together = _Comparison(LABELS, 5, "accuracy", groups).difference(base, other)
+    assert together == pytest.approx(alone * np.sqrt(10), rel=0.05)

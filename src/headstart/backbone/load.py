@@ -7,6 +7,7 @@ ships with (no hub needed); the local hub cache; the hub.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -164,7 +165,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix.lower() == ".safetensors":
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old formats and other people's habits
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as cause:  # any: what is not weights makes the readers raise all there is

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from headstart.data.images import ImageInfo, ImageRefused, inspect
+from headstart.data.near import Fingerprint, fingerprint
 from headstart.data.sources import Dataset, Sample
 from headstart.errors import DataError, show
 from headstart.parallel import ordered_map, progress
@@ -37,6 +38,8 @@ class Findings:
     """What is in the folder. `infos[i]` describes `dataset.samples[i]`; None when it is refused."""
 
     infos: tuple[ImageInfo | None, ...]
+    prints: tuple[Fingerprint | None, ...]
+    """what a picture is recognised by, one per sample"""
     refused: tuple[Refused, ...]
     duplicates: tuple[tuple[str, ...], ...]
     """Paths with the same content, one tuple per content."""
@@ -56,11 +59,12 @@ def check(dataset: Dataset, workers: int, min_side_px: int) -> Findings:
         DataError: no file, or less than half of the files, can be read.
     """
 
-    def look(sample: Sample) -> ImageInfo | Refused:
+    def look(sample: Sample) -> tuple[ImageInfo, Fingerprint] | Refused:
         try:
-            return inspect(dataset.locate(sample), min_side_px=min_side_px)[0]
+            info, image = inspect(dataset.locate(sample), min_side_px=min_side_px)
         except ImageRefused as error:
             return Refused(sample.path, error.reason, error.detail)
+        return info, fingerprint(image)
 
     samples = dataset.samples
     # Small files cost little more than handing them to a thread; still every thread gets its share.
@@ -68,7 +72,8 @@ def check(dataset: Dataset, workers: int, min_side_px: int) -> Findings:
     found = ordered_map(look, samples, workers, chunk)
     looked = list(progress(found, len(samples), "checking"))
     refused = tuple(item for item in looked if isinstance(item, Refused))
-    infos = tuple(None if isinstance(item, Refused) else item for item in looked)
+    infos = tuple(None if isinstance(item, Refused) else item[0] for item in looked)
+    prints = tuple(None if isinstance(item, Refused) else item[1] for item in looked)
     if len(refused) > REFUSED_SHARE_LIMIT * len(samples):
         raise DataError(
             f"{len(refused)} of {len(samples)} files cannot be read as images",
@@ -79,6 +84,7 @@ def check(dataset: Dataset, workers: int, min_side_px: int) -> Findings:
     copies = _copies(samples, infos)
     return Findings(
         infos=infos,
+        prints=prints,
         refused=refused,
         duplicates=_paths(copies),
         label_conflicts=_paths(c for c in copies if len({s.label for s in c}) > 1),

@@ -46,21 +46,26 @@ class Split:
         return int(self.fold.max()) + 1
 
 
-def split(dataset: Dataset, findings: Findings, seed: int) -> Split:
+def split(
+    dataset: Dataset, findings: Findings, seed: int, ties: Sequence[Sequence[int]] = ()
+) -> Split:
     """Keep the user's own test part, or hold out a fifth; then fold the development part.
 
     Fewer than 1,000 images without a test part are all development: the estimate then comes from
     nested cross-validation (`plan.nested`), and the test part is empty.
 
+    Args:
+        ties: samples that show the same picture and so stay together, as copies do.
+
     Raises:
         DataError: a class is too small to be split, named with what to do.
     """
-    groups = _groups(dataset, findings)
+    groups = _groups(dataset, findings, ties)
     labels = np.array([sample.label for sample in dataset.samples])
     left_out = {i: "unreadable" for i, info in enumerate(findings.infos) if info is None}
     usable = np.array([i for i in range(len(labels)) if i not in left_out], dtype=np.int64)
     if dataset.has_test:
-        train, test = _given(dataset, findings, usable, groups, left_out)
+        train, test = _given(dataset, findings, usable, groups, left_out, ties)
         _demand(dataset, labels[train], groups[train], least=2, where="training part")
         protocol = "given test part"
     elif len(usable) < NESTED_BELOW:
@@ -84,6 +89,7 @@ def _given(
     usable: NDArray[np.int64],
     groups: NDArray[np.int64],
     left_out: dict[int, str],
+    ties: Sequence[Sequence[int]],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The user's own parts; what is tied to a test image leaves training, never the test part."""
     in_test = np.array([dataset.samples[i].split == "test" for i in usable], dtype=bool)
@@ -92,9 +98,12 @@ def _given(
         raise DataError("No image of the test part can be read", where=dataset.root)
     tied = ~in_test & np.isin(groups[usable], groups[test])
     tested = {findings.infos[i].content_hash for i in test}
+    near = {i for group in ties for i in group}
     for i in usable[tied].tolist():
-        copy = findings.infos[i].content_hash in tested
-        left_out[i] = "copy of a test image" if copy else "in one group with a test image"
+        if findings.infos[i].content_hash in tested:
+            left_out[i] = "copy of a test image"
+        else:
+            left_out[i] = f"{'shows' if i in near else 'in one group with'} a test image"
     return usable[~in_test & ~tied], test
 
 
@@ -212,7 +221,9 @@ def _holds(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> dict[int, Co
     return holds
 
 
-def _groups(dataset: Dataset, findings: Findings) -> NDArray[np.int64]:
+def _groups(
+    dataset: Dataset, findings: Findings, ties: Sequence[Sequence[int]]
+) -> NDArray[np.int64]:
     """One number per sample; equal for equal content or equal group (union of both); -1: refused."""
     parent: dict[str, str] = {}
 
@@ -228,6 +239,11 @@ def _groups(dataset: Dataset, findings: Findings) -> NDArray[np.int64]:
         if key is not None and sample.group is not None:
             parent[root(key)] = root(f"group:{sample.group}")
         keys.append(key)
+    for tied in ties:
+        for i in tied[1:]:
+            one, other = keys[tied[0]], keys[i]
+            if one is not None and other is not None:
+                parent[root(other)] = root(one)
     roots = [None if key is None else root(key) for key in keys]
     numbers: dict[str | None, int] = {None: -1}
     return np.array([numbers.setdefault(key, len(numbers) - 1) for key in roots], dtype=np.int64)

@@ -26,7 +26,7 @@ MAX_IMAGES = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Leave-one-out score of one feature set, with the standard error over images."""
+    """Leave-one-out score of one feature set, with the standard error over images or groups."""
 
     score: float
     se: float
@@ -47,26 +47,33 @@ def image_weights(labels: Int, metric: str) -> Float:
     return np.asarray(1 / (present * counts[labels]))
 
 
-def weighted_score(correct: NDArray[np.bool_], labels: Int, metric: str) -> tuple[float, float]:
+def weighted_score(
+    correct: NDArray[np.bool_], labels: Int, metric: str, groups: Int | None = None
+) -> tuple[float, float]:
     """The metric and its standard error from one yes/no per image.
 
     The variance is that of a mean within each class for balanced accuracy, over all for accuracy.
     """
     weights = image_weights(labels, metric)
     values = correct.astype(np.float64)
-    return float((weights * values).sum()), weighted_se(values, labels, metric)
+    return float((weights * values).sum()), weighted_se(values, labels, metric, groups)
 
 
-def weighted_se(values: Float, labels: Int, metric: str) -> float:
-    """Standard error of sum(weights * values) over images; labels decide the strata."""
+def weighted_se(values: Float, labels: Int, metric: str, groups: Int | None = None) -> float:
+    """Standard error of sum(weights * values) over images; labels decide the strata.
+
+    With groups, images of one group count as one draw: ten photos of a plant are no ten plants.
+    """
     weights = image_weights(labels, metric)
     strata = labels if metric != "accuracy" else np.zeros_like(labels)
     counts = np.bincount(strata)
     means = np.bincount(strata, values) / np.maximum(counts, 1)
     # n - 1 in the denominator; a class with one image has no spread of its own to show.
     correction = counts / np.maximum(counts - 1, 1)
-    squares = (weights * (values - means[strata])) ** 2 * correction[strata]
-    return float(np.sqrt(squares.sum()))
+    parts = weights * (values - means[strata]) * np.sqrt(correction[strata])
+    if groups is not None:
+        parts = np.bincount(np.unique(groups, return_inverse=True)[1], parts)
+    return float(np.sqrt((parts**2).sum()))
 
 
 def probe(
@@ -110,7 +117,7 @@ def _best(
             train = float((weights * ((fitted + prior).argmax(1) == labels)).sum())
             best = (score, correct, train)
     assert best is not None
-    score, se = weighted_score(best[1], labels, metric)
+    score, se = weighted_score(best[1], labels, metric, groups)
     return Probe(score, se, best[2], time.perf_counter() - began)
 
 

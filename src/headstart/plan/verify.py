@@ -64,6 +64,7 @@ def verify(
     labels: Int,
     folds: int,
     metric: str,
+    groups: Int | None = None,
 ) -> Verified:
     """Cross-validate the finalists on the same folds and apply the switch rule.
 
@@ -71,11 +72,12 @@ def verify(
         probes: the probe's row for every candidate, by name.
         cross_validate: trains a candidate's real head on each fold.
         labels: int [N] of the development images. folds: how many there are.
+        groups: int [N], images that stay together; they count as one draw in standard errors.
     """
     by_name = {c.name: c for c in plan.candidates}
     names = finalists(plan, {name: row.score for name, row in probes.items()})
     trials = {name: cross_validate(by_name[name]) for name in names}
-    compare = _Comparison(labels, folds, metric)
+    compare = _Comparison(labels, folds, metric, groups)
     allowed = [name for name in names if name in plan.allowed]
     chosen, sentences = allowed[0], []
     for name in allowed[1:]:
@@ -93,31 +95,34 @@ def verify(
             )
     rows = []
     for name, row in probes.items():
-        rows.append(_row(by_name[name], trials[name], labels, metric) if name in trials else row)
+        rows.append(compare.row(by_name[name], trials[name]) if name in trials else row)
     return Verified(by_name[chosen], trials[chosen], tuple(rows), tuple(sentences), tuple(warnings))
-
-
-def _row(candidate: Candidate, trial: Trial, labels: Int, metric: str) -> Scored:
-    score, se = weighted_score(trial.correct, labels, metric)
-    train, _ = weighted_score(trial.train_correct, labels, metric)
-    return Scored(candidate, score, se, train, trial.seconds, "head, cross-validated")
 
 
 class _Comparison:
     """Paired comparison of two candidates on the same held-out images."""
 
-    def __init__(self, labels: Int, folds: int, metric: str) -> None:
-        self.labels, self.metric = labels, metric
+    def __init__(self, labels: Int, folds: int, metric: str, groups: Int | None = None) -> None:
+        self.labels, self.metric, self.groups = labels, metric, groups
         # The folds' training sets overlap, so a plain standard error is too small. Correction of
         # Nadeau & Bengio 2003: variance times 1 + folds * n_test / n_train.
         self.inflation = float(np.sqrt(1 + folds / (folds - 1)))
+
+    def row(self, candidate: Candidate, trial: Trial) -> Scored:
+        """A candidate's row in the table."""
+        score, se = weighted_score(trial.correct, self.labels, self.metric, self.groups)
+        train, _ = weighted_score(trial.train_correct, self.labels, self.metric)
+        return Scored(candidate, score, se, train, trial.seconds, "head, cross-validated")
+
+    def _se(self, values: Float) -> float:
+        return weighted_se(values, self.labels, self.metric, self.groups) * self.inflation
 
     def difference(self, base: Trial, other: Trial) -> tuple[float, float]:
         """Gain of `other` in the metric, and its corrected standard error."""
         gains = other.correct.astype(np.float64) - base.correct.astype(np.float64)
         score, _ = weighted_score(other.correct, self.labels, self.metric)
         before, _ = weighted_score(base.correct, self.labels, self.metric)
-        return score - before, weighted_se(gains, self.labels, self.metric) * self.inflation
+        return score - before, self._se(gains)
 
     def __call__(
         self, base: Trial, other: Trial, base_name: str, candidate: Candidate
@@ -130,7 +135,7 @@ class _Comparison:
         gain, se = self.difference(base, other)
         lighter = base.loss - other.loss
         eased = float((image_weights(self.labels, self.metric) * lighter).sum())
-        eased_se = weighted_se(lighter, self.labels, self.metric) * self.inflation
+        eased_se = self._se(lighter)
         text = (
             f"{candidate.name} against {base_name}: {gain * 100:+.1f} points "
             f"(standard error {se * 100:.1f}), log loss {-eased:+.3f} (standard error {eased_se:.3f})"
