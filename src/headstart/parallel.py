@@ -7,6 +7,7 @@ copied, and nothing is imported twice.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -42,6 +43,9 @@ def ordered_map(
     At most 4 chunks per worker are in flight, so memory does not grow with the number of items. An
     exception, Ctrl-C or a caller that wants no more stops the rest: the items at work are waited for.
     """
+    if workers == 1:  # in this thread: jobs that are small and many need no hand-over
+        yield from map(work, items)
+        return
     stopped = threading.Event()
 
     def work_chunk(part: Sequence[T]) -> list[R]:
@@ -66,9 +70,16 @@ def ordered_map(
 def one_blas_thread() -> AbstractContextManager[object]:
     """Linear algebra on one thread: jobs run side by side instead, which is faster for matrices
     of this size, and the sums are then the same whatever the number of processors."""
-    from threadpoolctl import threadpool_limits
+    return _blas().limit(limits=1, user_api="blas")  # type: ignore[no-any-return]
 
-    return threadpool_limits(1, "blas")  # type: ignore[no-any-return]
+
+@functools.cache
+def _blas() -> Any:
+    """The linear algebra libraries of this process; finding them takes milliseconds."""
+    import scipy.linalg  # noqa: F401 - brings one of its own, which must be among them
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 class _RateColumn(ProgressColumn):

@@ -32,7 +32,7 @@ from headstart.judge.evaluate import Evaluation, evaluate, over_repeats
 from headstart.opening import Opened, Outcome, open_run, say, spread, working
 from headstart.plan.decide import Candidate, Facts, Plan, decide
 from headstart.plan.measure import Development, Measurement, measure
-from headstart.plan.nested import NestedEstimate, nested_estimate, outer_folds, repeats_for
+from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
 from headstart.plan.verify import Trial, Verified, verify
 from headstart.run import Run, atomic_write, count_test_use
 from headstart.settings import FitSettings, threads
@@ -74,7 +74,7 @@ def plan(settings: FitSettings) -> Outcome:
     with working(opened.run) as run:
         prepared = prepare(settings, opened)
         with run.step("measure"):
-            measured, decided = decide_case(prepared, prepared.development, settings)
+            measured, decided = decide_case(prepared, prepared.development, settings, threads())
         rows = results.probe_rows(decided, measured).values()
         run.write_json(
             "plan.json", results.plan_json(decided, measured, prepared.graph, rows, None, settings)
@@ -93,7 +93,7 @@ def fit(settings: FitSettings) -> Outcome:
     with working(opened.run) as run:
         prepared = prepare(settings, opened)
         with run.step("learn"):
-            learned = learn(prepared, prepared.development, settings)
+            learned = learn(prepared, prepared.development, settings, threads())
         for line in (*learned.plan.reasons, *learned.verified.warnings):
             say(line)
         store_plan(prepared, learned, settings, run)
@@ -147,10 +147,12 @@ def prepare(settings: FitSettings, opened: Opened) -> Prepared:
     return Prepared(dataset, findings, parts, graph, found, development, test_rows)
 
 
-def learn(prepared: Prepared, development: Development, settings: FitSettings) -> Learned:
+def learn(
+    prepared: Prepared, development: Development, settings: FitSettings, workers: int
+) -> Learned:
     """plan ─▶ train: the whole selection on some images, from the measurement to the calibrated head."""
-    measured, decided = decide_case(prepared, development, settings)
-    verified = choose(prepared, development, measured, decided, settings.seed)
+    measured, decided = decide_case(prepared, development, settings, workers)
+    verified = choose(prepared, development, measured, decided, settings.seed, workers)
     x = candidate_features(prepared, verified.chosen, development.rows)
     classes, labels = len(development.classes), development.labels
     head = train_head(x, labels, classes, verified.trial.strength, settings.seed)
@@ -159,11 +161,11 @@ def learn(prepared: Prepared, development: Development, settings: FitSettings) -
 
 
 def decide_case(
-    prepared: Prepared, development: Development, settings: FitSettings
+    prepared: Prepared, development: Development, settings: FitSettings, workers: int
 ) -> tuple[Measurement, Plan]:
     """Measure these images and apply the rules."""
     graph = prepared.graph
-    measured = measure(graph, prepared.features, development, settings.seed, threads())
+    measured = measure(graph, prepared.features, development, settings.seed, workers)
     facts = Facts(
         n=measured.n,
         similarity=measured.similarity.verdict,
@@ -177,14 +179,19 @@ def decide_case(
 
 
 def choose(
-    prepared: Prepared, development: Development, measured: Measurement, decided: Plan, seed: int
+    prepared: Prepared,
+    development: Development,
+    measured: Measurement,
+    decided: Plan,
+    seed: int,
+    workers: int,
 ) -> Verified:
     """Cross-validate the finalists' real heads and let the data decide."""
     labels, folds = development.labels, development.folds
 
     def cross_validate(candidate: Candidate) -> Trial:
         x = candidate_features(prepared, candidate, development.rows)
-        found = search_head(x, labels, folds, len(development.classes), seed, threads())
+        found = search_head(x, labels, folds, len(development.classes), seed, workers)
         return Trial(
             correct=found.logits.argmax(1) == labels,
             loss=cross_entropy(found.logits, labels),
@@ -251,19 +258,19 @@ def estimate(prepared: Prepared, settings: FitSettings) -> NestedEstimate:
     """Hold every image out in turn, with the whole selection done again on the others."""
     dev = prepared.development
     smallest = int(np.bincount(dev.labels).min())
-    folds, repeats = outer_folds(len(dev.labels), smallest), repeats_for(len(dev.labels))
+    folds = outer_folds(len(dev.labels), smallest)
     draws = [
         development_folds(dev.labels, dev.groups, folds, settings.seed + 101 * (r + 1))
-        for r in range(repeats)
+        for r in range(REPEATS)
     ]
 
     def learn_without(positions: NDArray[np.int64]) -> tuple[str, Answer]:
         part = subset(dev, positions, settings.seed)
-        learned = learn(prepared, part, settings)
+        learned = learn(prepared, part, settings, workers=1)
         return learned.verified.chosen.name, lambda held: answer(prepared, learned, dev.rows[held])
 
-    say(f"estimating: every image is held out in turn, {repeats} times in {folds} folds")
-    return nested_estimate(draws, len(dev.classes), learn_without)
+    say(f"estimating: every image is held out in turn, {REPEATS} times in {folds} folds")
+    return nested_estimate(draws, len(dev.classes), learn_without, threads())
 
 
 Answer = Callable[[NDArray[np.int64]], NDArray[np.float64]]

@@ -12,7 +12,7 @@ from headstart.errors import ArgumentError
 from networks import random_network
 
 FAMILIES = ["test_efficientnet", "test_resnet", "test_convnext", "test_byobnet"]
-SIDE = 96
+SIDE = 64
 HALF = (0.5, 0.5, 0.5)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from headstart.plan.nested import nested_estimate, outer_folds, repeats_for
+from headstart.plan.nested import nested_estimate, outer_folds
 
 
 def test_every_image_is_answered_by_a_learner_that_never_saw_it() -> None:
@@ -51,4 +51,3 @@ def test_choosing_the_luckiest_of_many_useless_candidates_gains_nothing() -> Non
 def test_few_images_get_more_folds_but_never_more_than_a_class_has() -> None:
     assert [outer_folds(n, 50) for n in (100, 299, 300, 900)] == [10, 10, 5, 5]
     assert outer_folds(100, 4) == 4
-    assert repeats_for(100) > repeats_for(900)

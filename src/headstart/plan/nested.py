@@ -10,15 +10,19 @@ N images, C classes, R repeats.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.parallel import one_blas_thread, ordered_map
+
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
+REPEATS = 2
+"""the luck of one draw of the folds is halved"""
 FOLDS = 5
 SMALL_FOLDS_BELOW, SMALL_FOLDS = 300, 10
 """with very few images a fifth less to learn from shows: ten folds then"""
@@ -40,32 +44,34 @@ def outer_folds(n: int, smallest_class: int) -> int:
     return max(2, min(wanted, smallest_class))
 
 
-def repeats_for(n: int) -> int:
-    """How often the folds are drawn anew: the luck of one draw counts most when images are few."""
-    return 3 if n < SMALL_FOLDS_BELOW else 2
-
-
 def nested_estimate(
-    draws: Iterable[Int],
+    draws: Sequence[Int],
     classes: int,
     learn: Callable[[Int], tuple[str, Callable[[Int], Float]]],
+    workers: int = 1,
 ) -> NestedEstimate:
     """Hold every image out once per draw.
 
     Args:
         draws: fold numbers [N], one array per repeat; groups are whole.
+        workers: rounds that run side by side.
         learn: given the positions of the images to learn from, does the whole selection on them and
             returns the candidate's name and a function from positions to probabilities [n, C].
     """
-    repeats, names, folds = [], Counter[str](), 0
-    for fold in draws:
-        answers = np.full((len(fold), classes), np.nan)
-        for k in np.unique(fold):
-            name, predict = learn(np.flatnonzero(fold != k))
-            held_out = np.flatnonzero(fold == k)
-            answers[held_out] = predict(held_out)
+    rounds = [(r, int(k)) for r, fold in enumerate(draws) for k in np.unique(fold)]
+
+    def one_round(place: tuple[int, int]) -> tuple[str, Float]:
+        r, k = place
+        name, predict = learn(np.flatnonzero(draws[r] != k))
+        return name, predict(np.flatnonzero(draws[r] == k))
+
+    answers = np.full((len(draws), len(draws[0]), classes), np.nan)
+    names = Counter[str]()
+    with one_blas_thread():
+        for (r, k), (name, held_out) in zip(
+            rounds, ordered_map(one_round, rounds, workers), strict=True
+        ):
+            answers[r, draws[r] == k] = held_out
             names[name] += 1
-        folds = int(fold.max()) + 1
-        assert not np.isnan(answers).any()
-        repeats.append(answers)
-    return NestedEstimate(np.stack(repeats), tuple(names.most_common()), folds)
+    assert not np.isnan(answers).any()
+    return NestedEstimate(answers, tuple(names.most_common()), int(draws[0].max()) + 1)

@@ -72,7 +72,8 @@ def weighted_se(values: Float, labels: Int, metric: str, groups: Int | None = No
     correction = counts / np.maximum(counts - 1, 1)
     parts = weights * (values - means[strata]) * np.sqrt(correction[strata])
     if groups is not None:
-        parts = np.bincount(np.unique(groups, return_inverse=True)[1], parts)
+        number = np.unique(groups, return_inverse=True)[1]
+        parts = np.asarray(np.bincount(number, parts), np.float64)
     return float(np.sqrt((parts**2).sum()))
 
 
