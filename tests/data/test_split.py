@@ -21,6 +21,12 @@ from headstart.errors import DataError
 Toy = tuple[int, str | None, str | None, str | None]
 
 
+@pytest.fixture(autouse=True)
+def _hold_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toys are small; here they are split as large sets are."""
+    monkeypatch.setattr("headstart.data.split.NESTED_BELOW", 0)
+
+
 def build(images: list[Toy], classes: int) -> tuple[Dataset, Findings]:
     """A data set and what the look at its files found, without any file."""
     samples, infos, refused = [], [], []
@@ -31,7 +37,7 @@ def build(images: list[Toy], classes: int) -> tuple[Dataset, Findings]:
             refused.append(Refused(samples[-1].path, "corrupt", "toy"))
     names = tuple(f"c{c}" for c in range(classes))
     dataset = Dataset(Path("toy"), names, tuple(samples), ())
-    return dataset, Findings(tuple(infos), tuple(refused), (), (), ())
+    return dataset, Findings(tuple(infos), (None,) * len(infos), tuple(refused), (), (), ())
 
 
 def plain(counts: list[int]) -> list[Toy]:

@@ -28,6 +28,7 @@ PLAN: dict[str, Any] = {
 }
 SCORES: dict[str, Any] = {
     "n": 100,
+    "protocol": "given test part",
     "metrics": [
         {"name": "log_loss", "value": 0.2, "low": 0.1, "high": 0.3},
         {"name": "accuracy", "value": 0.9, "low": 0.85, "high": 0.94},

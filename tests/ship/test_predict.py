@@ -24,6 +24,12 @@ from runs import call, landscape, refused, start, table
 
 
 @pytest.fixture(autouse=True)
+def _hold_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toys are small; here they are split as large sets are."""
+    monkeypatch.setattr("headstart.data.split.NESTED_BELOW", 0)
+
+
+@pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

@@ -63,7 +63,7 @@ def _remarks(plan: dict[str, Any]) -> list[str]:
             "Balanced accuracy drives every choice: the largest class is over 3 times the smallest."
         )
     if not plan["learnable"]:
-        lines.append("Not learnable: no stage beats guessing by two standard errors.")
+        lines.append("Not learnable: no stage beats guessing by more than luck would.")
     return lines
 
 
