@@ -65,7 +65,9 @@ def one_draw(folder: Path, out: Path) -> dict[str, float]:
 
 def main() -> None:
     names = sys.argv[1:] or SETS
-    print("| set | draws | scikit-learn, top | fit --budget 0 | all stages | fit - scikit-learn | all - scikit-learn | chosen |")
+    print(
+        "| set | draws | scikit-learn, top | fit --budget 0 | all stages | fit - scikit-learn | all - scikit-learn | chosen |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     gains = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -79,7 +81,9 @@ def main() -> None:
             for k in range(DRAWS):
                 seed = 0 if name == "brain_tumor_mri" else k
                 folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
-                train, test = list(folds.split(paths, labels, groups))[k if name == "brain_tumor_mri" else 0]
+                train, test = list(folds.split(paths, labels, groups))[
+                    k if name == "brain_tumor_mri" else 0
+                ]
                 folder = draw(
                     work / f"{name}-{k}", [paths[i] for i in train], [paths[i] for i in test]
                 )

@@ -1,6 +1,6 @@
 """Accuracy on ants/bees, the demo over five seeds, and the similarity verdict on eight sets.
 
-    python benchmarks/verdicts.py
+python benchmarks/verdicts.py
 """
 
 from __future__ import annotations

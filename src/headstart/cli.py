@@ -143,6 +143,32 @@ def plan(
 
 
 @app.command()
+def check(
+    data: Data = None,
+    table: Table = None,
+    group: Group = None,
+    out: Out = None,
+    test: Test = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 2 when there is anything to act on.")
+    ] = False,
+) -> None:
+    """Look at the data only: broken files, copies, leaks, conflicts, shortcuts."""
+    from headstart import pipeline
+    from headstart.plan.show import check_text
+    from headstart.run import read_json
+
+    values = {key: value for key, value in locals().items() if key in FitSettings.model_fields}
+    outcome = pipeline.check_data(fit_settings(values))
+    stored = read_json(outcome.folder / "data.json")
+    typer.echo(check_text(outcome.folder, stored))
+    if strict and pipeline.problems(stored):
+        raise typer.Exit(2)
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or model folder.")],
     images: Annotated[

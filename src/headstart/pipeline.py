@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from numpy.typing import NDArray
 from headstart import results
 from headstart.backbone.device import detect_device
 from headstart.backbone.features import Features, features
-from headstart.backbone.graph import TapGraph
+from headstart.backbone.graph import HEAD, TapGraph
 from headstart.data.check import Findings, check
-from headstart.data.images import load_pixels
+from headstart.data.images import Preprocess, load_pixels
 from headstart.data.sources import Dataset
 from headstart.data.split import FOLDS, Split, development_folds, split
 from headstart.errors import HeadstartError, show
@@ -30,7 +31,15 @@ from headstart.gate import look_closer
 from headstart.judge.calibration import Temperature, fit_temperature, softmax
 from headstart.judge.evaluate import Evaluation, evaluate, over_repeats
 from headstart.opening import Opened, Outcome, open_run, say, spread, working
+from headstart.parallel import one_blas_thread, ordered_map
+from headstart.plan.background import Background
+from headstart.plan.baseline import COPY_PX, baselines
 from headstart.plan.decide import Candidate, Facts, Plan, decide
+from headstart.plan.evidence import (
+    resolution,
+    source_evidence,
+    source_probabilities,
+)
 from headstart.plan.measure import Development, Measurement, measure
 from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
 from headstart.plan.verify import Trial, Verified, verify
@@ -39,6 +48,10 @@ from headstart.settings import FitSettings, threads
 from headstart.ship.bundle import describe, taps_of, write_bundle
 from headstart.ship.predict import wide
 from headstart.train.head import Head, cross_entropy, search_head, train_head
+
+BASELINE_IMAGES = 800
+"""images on which baselines and the source's classes are looked at"""
+RESOLUTION_IMAGES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,18 @@ class Learned:
     temperature: Temperature
 
 
+def check_data(settings: FitSettings) -> Outcome:
+    """Look at the data and stop; writes data.json, split.csv and a page to read."""
+    opened = open_run(settings, "check")
+    if isinstance(opened, Outcome):
+        return opened
+    with working(opened.run) as run:
+        prepare(settings, opened)
+        run.finish("done")
+    report(run.folder)
+    return Outcome(run.folder)
+
+
 def plan(settings: FitSettings) -> Outcome:
     """Measure and decide only; writes data.json, split.csv and plan.json."""
     opened = open_run(settings, "plan")
@@ -75,10 +100,10 @@ def plan(settings: FitSettings) -> Outcome:
         prepared = prepare(settings, opened)
         with run.step("measure"):
             measured, decided = decide_case(prepared, prepared.development, settings, threads())
+            behind = background(prepared, measured.metric, settings)
         rows = results.probe_rows(decided, measured).values()
-        run.write_json(
-            "plan.json", results.plan_json(decided, measured, prepared.graph, rows, None, settings)
-        )
+        stored = results.plan_json(decided, measured, prepared.graph, rows, None, settings)
+        run.write_json("plan.json", results.with_background(stored, behind))
         run.finish("done")
     return Outcome(run.folder)
 
@@ -94,9 +119,18 @@ def fit(settings: FitSettings) -> Outcome:
         prepared = prepare(settings, opened)
         with run.step("learn"):
             learned = learn(prepared, prepared.development, settings, threads())
-        for line in (*learned.plan.reasons, *learned.verified.warnings):
+            behind = background(prepared, learned.measurement.metric, settings)
+        stored = results.plan_json(
+            learned.plan,
+            learned.measurement,
+            prepared.graph,
+            learned.verified.table,
+            learned.verified,
+            settings,
+        )
+        run.write_json("plan.json", stored := results.with_background(stored, behind))
+        for line in (*stored["reasons"], *learned.verified.warnings):
             say(line)
-        store_plan(prepared, learned, settings, run)
         with run.step("evaluate"):
             evaluation = judge(prepared, learned, settings, run)
         head = learned.head
@@ -205,17 +239,30 @@ def choose(
     return verify(decided, rows, cross_validate, labels, int(folds.max()) + 1, measured.metric)
 
 
-def store_plan(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run) -> None:
-    """plan.json: the prior decision, and what the data said about it once they were asked."""
-    stored = results.plan_json(
-        learned.plan,
-        learned.measurement,
-        prepared.graph,
-        learned.verified.table,
-        learned.verified,
-        settings,
+def background(prepared: Prepared, metric: str, settings: FitSettings) -> Background:
+    """Baselines without a network, what the source's classes know, how much detail there is."""
+    dev, graph = prepared.development, prepared.graph
+    rng = np.random.default_rng(settings.seed)
+    some = np.sort(rng.permutation(len(dev.labels))[:BASELINE_IMAGES])
+    samples = [prepared.dataset.samples[i] for i in prepared.split.train[some]]
+    paths = [prepared.dataset.locate(sample) for sample in samples]
+    small = Preprocess(size_px=COPY_PX, resize_px=COPY_PX)
+    few = paths[:: max(1, len(paths) // RESOLUTION_IMAGES)][:RESOLUTION_IMAGES]
+    copies = np.stack(
+        [p for p, _ in ordered_map(partial(load_pixels, pre=small), paths, threads())]
     )
-    run.write_json("plan.json", stored)
+    seen = ordered_map(partial(load_pixels, pre=graph.preprocess), few, threads())
+    classes = len(dev.classes)
+    source = source_probabilities(graph, prepared.features.stage(HEAD, dev.rows[some]))
+    with one_blas_thread():
+        known = baselines(copies, dev.labels[some], dev.groups[some], classes, metric)
+    return Background(
+        resolution=resolution(np.stack([pixels for pixels, _ in seen])),
+        evidence=None
+        if source is None
+        else source_evidence(source, dev.labels[some], dev.folds[some], classes),
+        baselines=known,
+    )
 
 
 def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run) -> Evaluation:
@@ -328,6 +375,13 @@ def subset(development: Development, positions: NDArray[np.int64], seed: int) ->
         hashes=tuple(development.hashes[i] for i in positions),
         classes=development.classes,
     )
+
+
+def problems(data: dict[str, Any]) -> bool:
+    """Whether data.json holds anything that a person should act on."""
+    serious = ("unreadable", "label_conflicts", "leaks", "shortcuts", "twin_classes")
+    near = any(pair["conflict"] or pair["leak"] for pair in data["near_duplicates"])
+    return near or any(data[key] for key in serious)
 
 
 def report(folder: Path) -> None:

@@ -21,6 +21,7 @@ from headstart.data.sources import Dataset
 from headstart.errors import show
 from headstart.gate import Gate
 from headstart.judge import evaluate
+from headstart.plan.background import Background
 from headstart.plan.decide import Plan
 from headstart.plan.measure import Measurement
 from headstart.plan.nested import NestedEstimate
@@ -223,6 +224,36 @@ def plan_json(
         "budget_steps": None,
         "threads": threads(),
         "notes": list(verified.warnings) if verified is not None else [],
+    }
+
+
+def with_background(plan: dict[str, Any], behind: Background) -> dict[str, Any]:
+    """plan.json with what explains the decision: its sentences join the reasons."""
+    known, detail = behind.evidence, behind.resolution
+    best = max(row["score"] for row in plan["candidates"])
+    rows = [
+        {"name": b.name, "score": b.probe.score, "se": b.probe.se, "seconds": b.probe.seconds}
+        for b in behind.baselines
+    ]
+    strongest = max(behind.baselines, key=lambda b: b.probe.score)
+    text = f"Without any network, {strongest.name} reach {strongest.probe.score:.0%}"
+    if strongest.probe.score + strongest.probe.se >= best:
+        text += f", the best candidate {best:.0%}: pre-training adds nothing here."
+    else:
+        text += f"; the best candidate reaches {best:.0%}."
+    sentences = [detail.sentence, *([] if known is None else [known.sentence]), text]
+    return plan | {
+        "reasons": [*plan["reasons"], *sentences],
+        "baselines": rows,
+        "resolution": {
+            "effective_px": detail.effective_px,
+            "low": detail.low,
+            "high": detail.high,
+            "network_px": detail.network_px,
+        },
+        "source_evidence": None
+        if known is None
+        else {"explained": known.explained, "se": known.se, "top_source": list(known.top_source)},
     }
 
 

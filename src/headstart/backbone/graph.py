@@ -9,7 +9,6 @@ S stages, D width of one stage's features.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import subprocess
@@ -144,20 +143,21 @@ def tap_graph(
 
 def _publish(fresh: Path, folder: Path) -> TapGraph:
     """Move a whole graph to its place in one step; an equal one that is there already stays."""
-    place = folder / read_graph(fresh).key
-    # When another process was faster, its equal graph is used; a damaged one makes room.
-    if (there := _intact(place)) is not None:
-        return there
-    if place.exists():
-        with contextlib.suppress(FileNotFoundError):  # another process was faster at that, too
-            place.rename(fresh.with_name("damaged"))  # removed together with the staging folder
-    with contextlib.suppress(FileExistsError):
+    key = read_graph(fresh).key
+    place, graph = folder / key, replace(read_graph(fresh), folder=folder / key)
+    for attempt in range(4):
         try:
             fresh.rename(place)
-        except OSError as cause:
-            if cause.errno != errno.ENOTEMPTY:
+            return graph
+        except OSError:
+            if attempt == 3:
                 raise
-    return read_graph(place)
+        # When another process was faster, its equal graph is used; a damaged one makes room.
+        if (there := _intact(place)) is not None:
+            return there
+        with contextlib.suppress(FileNotFoundError):  # another process was faster at that, too
+            place.rename(fresh.with_name(f"damaged-{attempt}"))  # goes with the staging folder
+    raise AssertionError  # pragma: no cover
 
 
 def _intact(folder: Path) -> TapGraph | None:

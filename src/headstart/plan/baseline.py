@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from headstart.plan.probe import Float, Int, Probe, kernel_probe
 
 COPY_PX = 32
-MAX_IMAGES = 1_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class Measurement:
             guessing_se = (spread / sum(counts)) ** 0.5
         else:
             guessing_se = (spread * sum(1 / n for n in counts)) ** 0.5 / len(counts)
-        return best.score > self.chance + LUCK * max(best.se, guessing_se)
+        return bool(best.score > self.chance + LUCK * max(best.se, guessing_se))
 
 
 def measure(

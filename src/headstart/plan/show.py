@@ -9,6 +9,7 @@ from typing import Any
 from headstart.errors import show
 
 BAR = 40
+LISTED = 10
 DONE = {
     "head_top": "a new head on the whole network, frozen",
     "head_cut": "the network cut after stage {cut}, and a new head on what is left, frozen",
@@ -30,6 +31,39 @@ def plan_text(plan: dict[str, Any]) -> str:
     lines.append(f"  {'guessing':>10} {plan['chance']:.3f}")
     lines += [*_remarks(plan), "", "What would flip it:"]
     lines += [f"  - {show(flip)}" for flip in plan["flips_if"]]
+    return "\n".join(lines)
+
+
+def check_text(folder: Path, data: dict[str, Any]) -> str:
+    """What is in the folder, and what to act on."""
+    lines = ["", f"{data['n']:,} readable images in {len(data['classes']):,} classes."]
+    for title, rows in (
+        (
+            "unreadable files",
+            [f"{r['path']}: {r['reason']}, {r['detail']}" for r in data["unreadable"]],
+        ),
+        ("files with the same content", [" = ".join(group) for group in data["duplicates"]]),
+        ("same content under two classes", [" = ".join(g) for g in data["label_conflicts"]]),
+        ("same content on both sides of your split", [" = ".join(g) for g in data["leaks"]]),
+        (
+            "near-duplicates",
+            [f"{' ~ '.join(p['paths'])} ({p['kind']})" for p in data["near_duplicates"]],
+        ),
+        (
+            "classes that look like one of the source's",
+            [f"{o['class']} ~ {o['source']} ({o['share']:.0%})" for o in data["source_overlap"]],
+        ),
+    ):
+        if rows:
+            lines += ["", f"{len(rows):,} {title}:", *(f"  {show(row)}" for row in rows[:LISTED])]
+            if len(rows) > LISTED:
+                lines.append(f"  and {len(rows) - LISTED:,} more in data.json")
+    lines += ["", *(f"! {show(note)}" for note in data["notes"])] if data["notes"] else []
+    lines += [
+        "",
+        f"stored:  {show(folder / 'data.json')}",
+        f"page:    {show(folder / 'report.html')}",
+    ]
     return "\n".join(lines)
 
 
