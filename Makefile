@@ -9,7 +9,7 @@ demo: $(DONE)
 	$(BIN)/headstart demo
 
 test: $(DONE)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(DONE)
 	$(BIN)/ruff check .

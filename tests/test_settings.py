@@ -49,7 +49,7 @@ def test_a_mistyped_setting_is_answered_with_the_nearest() -> None:
         ({"device": "gpu"}, "--device"),
         ({"data": ""}, "--data.*empty"),  # an unset variable of the shell would mean "here"
         ({"data": "  "}, "--data.*empty"),
-        ({"data": None}, "--data"),
+        ({"data": None}, "exactly one of a data folder and --table"),
         ({"out": ""}, "--out.*empty"),
         ({"out": "a\0b"}, "--out.*zero byte"),
         ({"test": Path("a\0b")}, "--test.*zero byte"),

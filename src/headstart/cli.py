@@ -155,7 +155,7 @@ def check(
         bool, typer.Option("--strict", help="Exit with 2 when there is anything to act on.")
     ] = False,
 ) -> None:
-    """Look at the data only: broken files, copies, leaks, conflicts, shortcuts."""
+    """Look at the data only: broken files, copies, leaks, shortcuts."""
     from headstart import pipeline
     from headstart.plan.show import check_text
     from headstart.run import read_json

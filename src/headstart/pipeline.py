@@ -236,7 +236,9 @@ def choose(
         )
 
     rows = results.probe_rows(decided, measured)
-    return verify(decided, rows, cross_validate, labels, int(folds.max()) + 1, measured.metric)
+    count = int(folds.max()) + 1
+    metric, groups = measured.metric, development.groups
+    return verify(decided, rows, cross_validate, labels, count, metric, groups)
 
 
 def background(prepared: Prepared, metric: str, settings: FitSettings) -> Background:

@@ -303,6 +303,11 @@ def peak_rss_mb() -> float:
     """The largest resident memory of this process so far, in MB (0 where nobody counts it)."""
     if sys.platform == "win32":
         return 0.0
+    with contextlib.suppress(OSError, StopIteration, ValueError):  # Linux
+        # Not ru_maxrss: a process inherits that from the one that started it.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        peak_kb = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
+        return round(int(peak_kb) / 1024, 1)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

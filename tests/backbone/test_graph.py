@@ -204,8 +204,10 @@ def test_an_error_in_the_child_comes_back_as_the_same_error(
     assert not list((own_cache / "graphs").iterdir())
 
 
-def child_says(monkeypatch: pytest.MonkeyPatch, code: int, stderr: str) -> None:
-    done = graphs.subprocess.CompletedProcess([], code, "", stderr)
+def child_says(
+    monkeypatch: pytest.MonkeyPatch, code: int, stderr: str = "", stdout: str = ""
+) -> None:
+    done = graphs.subprocess.CompletedProcess([], code, stdout, stderr)
     monkeypatch.setattr(graphs.subprocess, "run", lambda *_a, **_k: done)
 
 
@@ -232,7 +234,7 @@ def test_errors_cross_the_process_boundary_unchanged(
     from headstart.backbone.export_graph import _hand_back
 
     code = _hand_back(error)
-    child_says(monkeypatch, code, "Warning: x\n" + capsys.readouterr().err)
+    child_says(monkeypatch, code, stdout="Warning: x\n" + capsys.readouterr().out)
     with pytest.raises(type(error)) as caught:
         tap_graph(DEFAULT_BACKBONE, None, 64, [])
     assert str(caught.value) == str(error)
@@ -252,7 +254,7 @@ def test_a_full_disk_in_the_child_is_told_with_advice(
     monkeypatch.setattr(export_graph, "export", full)
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"folder": str(tmp_path)})))
     assert export_graph.main() == 1
-    assert "HEADSTART_CACHE" in capsys.readouterr().err
+    assert "HEADSTART_CACHE" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

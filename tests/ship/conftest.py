@@ -27,6 +27,7 @@ def toys(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Toys:
     photos = draw_photos(folder / "photos", per_class=12)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(toy_cache))
+        patch.setattr("headstart.data.split.NESTED_BELOW", 0)  # split as large sets are
         run = train(photos, folder / "run")
         early = train(photos, folder / "early", cut="b1")
     return Toys(photos, run, early)

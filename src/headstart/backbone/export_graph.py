@@ -209,7 +209,7 @@ def _hand_back(error: HeadstartError) -> int:
         "received": None if error.received is None else str(error.received),
         "do": error.do,
     }
-    sys.stderr.write(f"\n{graphs.MARKER}{json.dumps(fields)}\n")
+    sys.stdout.write(f"\n{graphs.MARKER}{json.dumps(fields)}\n")
     return error.exit_code
 
 

@@ -224,13 +224,16 @@ def _alias(name: str, weights: Path | None, size_px: int | None) -> Path:
 
 
 def _export_in_child(request: dict[str, Any]) -> None:
-    """Run the exporter; its known errors come back as the same errors here."""
+    """Run the exporter; its known errors come back on stdout as the same errors here."""
+    # A download shows its progress bar; everything else that torch says stays unseen.
+    downloads = request["weights"] is None and request["name"] != DEFAULT_BACKBONE
     try:
         done = subprocess.run(
             # -P: a file random.py in the current folder must not stand in for a module.
             [sys.executable, "-P", "-m", "headstart.backbone.export_graph"],
             input=json.dumps(request),
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=None if downloads else subprocess.PIPE,
             text=True,
             timeout=EXPORT_TIMEOUT_S,
             check=False,
@@ -241,10 +244,10 @@ def _export_in_child(request: dict[str, Any]) -> None:
         ) from cause
     if done.returncode == 0:
         return
-    for line in done.stderr.splitlines():
+    for line in done.stdout.splitlines():
         if line.startswith(MARKER):
             raise _revive(json.loads(line.removeprefix(MARKER)))
-    tail = " | ".join(done.stderr.strip().splitlines()[-3:])
+    tail = " | ".join((done.stderr or "").strip().splitlines()[-3:])
     raise InternalError("Exporting the network failed", received=tail or f"exit {done.returncode}")
 
 
