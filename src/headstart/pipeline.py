@@ -85,7 +85,7 @@ def check_data(settings: FitSettings) -> Outcome:
     if isinstance(opened, Outcome):
         return opened
     with working(opened.run) as run:
-        prepare(settings, opened)
+        prepare(settings, opened, tell=False)  # the command prints what was found
         run.finish("done")
     report(run.folder)
     return Outcome(run.folder)
@@ -148,7 +148,7 @@ def fit(settings: FitSettings) -> Outcome:
 # -- the steps -----------------------------------------------------------------------------------
 
 
-def prepare(settings: FitSettings, opened: Opened) -> Prepared:
+def prepare(settings: FitSettings, opened: Opened, tell: bool = True) -> Prepared:
     """data ─▶ backbone: check every file, features once, look at the whole set, split."""
     workers = threads()
     run, dataset, graph = opened.run, opened.dataset, opened.graph
@@ -166,7 +166,7 @@ def prepare(settings: FitSettings, opened: Opened) -> Prepared:
         parts = split(dataset, findings, settings.seed, gate.ties)
     run.write_json("data.json", results.data_json(dataset, findings, parts, gate))
     run.write_text("split.csv", results.split_csv(dataset, parts))
-    for line in results.data_sentences(dataset, findings, parts, gate):
+    for line in results.data_sentences(dataset, findings, parts, gate) if tell else ():
         say(line)
     row_of = {int(i): row for row, i in enumerate(rows)}
     development = Development(

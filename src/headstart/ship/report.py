@@ -76,6 +76,7 @@ def render(run_dir: Path) -> str:
     stored = {name.removesuffix(".json"): _optional(run_dir / name) for name in OPTIONAL}
     data, plan, evaluation = (_record(stored[name]) for name in ("data", "plan", "evaluation"))
     charts = all_charts(data, plan, evaluation)
+    only_data = _record(run.get("settings")).get("command") == "check"
     return str(
         _environment()
         .get_template("report.html")
@@ -87,8 +88,15 @@ def render(run_dir: Path) -> str:
             plan=plan,
             evaluation=evaluation,
             mistakes=_gallery(stored["mistakes"]),
-            missing=[f"{name}.json" for name, value in stored.items() if value is None],
-            opening=(_found(data), _done(plan), _how_good(plan, evaluation)),
+            only_data=only_data,
+            missing=[
+                f"{name}.json"
+                for name, value in stored.items()
+                if value is None and (name == "data" or not only_data)
+            ],
+            opening=[_found(data)]
+            if only_data
+            else [_found(data), _done(plan), _how_good(plan, evaluation)],
             confused=_confused(evaluation),
             charts=charts,
             specs=_specs(charts),
@@ -167,6 +175,8 @@ def _found(data: Record) -> str:
     kinds = (
         ("unreadable", "file that could not be read", "files that could not be read"),
         ("duplicates", "group of copies", "groups of copies"),
+        ("near_duplicates", "pair of near-duplicates", "pairs of near-duplicates"),
+        ("shortcuts", "possible shortcut", "possible shortcuts"),
         ("leaks", "copy shared by training and test", "copies shared by training and test"),
         ("label_conflicts", "copy with two labels", "copies with two labels"),
     )
@@ -206,7 +216,13 @@ def _how_good(plan: Record, evaluation: Record) -> str:
         return "How good the model is has not been measured, or is not stored in this run folder."
     value = score(metric.get("value"), metric.get("name"))
     n = metric.get("n") or evaluation.get("n")
-    text = f"The model's {words(metric.get('name'))} is {value} on {count(n)} images that it had not learned from"
+    nested = str(evaluation.get("protocol")).startswith("nested")
+    seen = (
+        ", each judged without having been learned from"
+        if nested
+        else " that it had not learned from"
+    )
+    text = f"The model's {words(metric.get('name'))} is {value} on {count(n)} images{seen}"
     if metric.get("low") is not None and metric.get("high") is not None:
         text += f" (95\u00a0% interval {interval(metric)})"
     if plan.get("chance") is not None and metric.get("name") == plan.get("metric"):
