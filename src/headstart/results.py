@@ -23,7 +23,7 @@ from headstart.gate import Gate
 from headstart.judge import evaluate
 from headstart.plan.background import Background
 from headstart.plan.decide import Plan
-from headstart.plan.measure import Measurement
+from headstart.plan.measure import Measurement, Similarity, StageProbe
 from headstart.plan.nested import NestedEstimate
 from headstart.plan.verify import Scored, Verified, table_json
 from headstart.run import csv_text
@@ -160,9 +160,7 @@ def plan_json(
     settings: FitSettings,
 ) -> dict[str, Any]:
     """plan.json; without `verified` it holds the prior decision only."""
-    near = measured.similarity
     chosen = verified.chosen if verified is not None else None
-    limits = near.thresholds
     return {
         "case_prior": list(plan.case_prior),
         "case": chosen.case if chosen is not None else None,
@@ -178,38 +176,14 @@ def plan_json(
             "large_above": settings.large_above,
             "sentence": plan.size_sentence,
         },
-        "similarity": {
-            "verdict": near.verdict,
-            "bn_shift": near.bn_shift,
-            "low": near.low,
-            "high": near.high,
-            "n": near.n,
-            "thresholds": None
-            if limits is None
-            else {"similar_below": limits[0], "different_from": limits[1]},
-            "sentence": near.sentence,
-        },
+        "similarity": _similarity_json(measured.similarity),
         "reasons": list(plan.reasons),
         "switch": list(verified.sentences) if verified is not None else [],
         "warnings": list(verified.warnings) if verified is not None else [],
         "flips_if": list(plan.flips_if),
         "candidates": table_json(list(rows)),
-        "depth_curve": [
-            {
-                "stage": row.stage,
-                "width": row.width,
-                "score": row.probe.score,
-                "se": row.probe.se,
-                "train_score": row.probe.train_score,
-            }
-            for row in measured.depth
-        ],
-        "all_stages": {
-            "width": measured.all_stages.width,
-            "score": measured.all_stages.probe.score,
-            "se": measured.all_stages.probe.se,
-            "train_score": measured.all_stages.probe.train_score,
-        },
+        "depth_curve": [{"stage": row.stage, **_stage_json(row)} for row in measured.depth],
+        "all_stages": _stage_json(measured.all_stages),
         "metric": measured.metric,
         "chance": measured.chance,
         "learnable": measured.learnable,
@@ -224,6 +198,30 @@ def plan_json(
         "budget_steps": None,
         "threads": threads(),
         "notes": list(verified.warnings) if verified is not None else [],
+    }
+
+
+def _similarity_json(near: Similarity) -> dict[str, Any]:
+    limits = near.thresholds
+    return {
+        "verdict": near.verdict,
+        "bn_shift": near.bn_shift,
+        "low": near.low,
+        "high": near.high,
+        "n": near.n,
+        "thresholds": None
+        if limits is None
+        else {"similar_below": limits[0], "different_from": limits[1]},
+        "sentence": near.sentence,
+    }
+
+
+def _stage_json(row: StageProbe) -> dict[str, Any]:
+    return {
+        "width": row.width,
+        "score": row.probe.score,
+        "se": row.probe.se,
+        "train_score": row.probe.train_score,
     }
 
 
