@@ -129,7 +129,7 @@ def fit(settings: FitSettings) -> Outcome:
             settings,
         )
         run.write_json("plan.json", stored := results.with_background(stored, behind))
-        for line in (*stored["reasons"], *learned.verified.warnings):
+        for line in (*stored["reasons"], *(f"warning: {w}" for w in learned.verified.warnings)):
             say(line)
         with run.step("evaluate"):
             evaluation = judge(prepared, learned, settings, run)
