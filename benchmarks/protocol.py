@@ -48,6 +48,26 @@ def estimate(folder: Path, out: Path) -> dict[str, float]:
     return {"value": found["value"], "low": found["low"], "high": found["high"], "naive": naive}
 
 
+def permuted(work: Path, draws: int) -> None:
+    """Ants and bees under labels that mean nothing: is that said, and does the interval know it?"""
+    bees = [path for some in images_by_class(find("hymenoptera", work)).values() for path in some]
+    said = covered = 0
+    for k in range(draws):
+        rng = np.random.default_rng(k)
+        folder = work / f"permuted-{k}"
+        for i, path in enumerate(rng.permutation(np.array(bees))[:200]):
+            place = folder / "heads_tails".split("_")[i % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{i}{path.suffix}").symlink_to(path)
+        found = estimate(folder, work / f"permuted-{k}-run")
+        said += not read_json(work / f"permuted-{k}-run" / "plan.json")["learnable"]
+        covered += found["low"] <= 0.5 <= found["high"]
+    print(
+        f"\npermuted labels, 200 images, 2 classes: not learnable said in {said} of "
+        f"{draws}, interval covers chance in {covered} of {draws}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("sets", nargs="*", default=SETS)
@@ -93,24 +113,7 @@ def main() -> None:
                     f"| {naive.mean():+.2f} |",
                     flush=True,
                 )
-        bees = [
-            path for some in images_by_class(find("hymenoptera", work)).values() for path in some
-        ]
-        said = covered = 0
-        for k in range(asked.draws):
-            rng = np.random.default_rng(k)
-            folder = work / f"permuted-{k}"
-            for i, path in enumerate(rng.permutation(np.array(bees))[:200]):
-                place = folder / "heads_tails".split("_")[i % 2]
-                place.mkdir(parents=True, exist_ok=True)
-                (place / f"{i}{path.suffix}").symlink_to(path)
-            found = estimate(folder, work / f"permuted-{k}-run")
-            said += not read_json(work / f"permuted-{k}-run" / "plan.json")["learnable"]
-            covered += found["low"] <= 0.5 <= found["high"]
-        print(
-            f"\npermuted labels, 200 images, 2 classes: not learnable said in {said} of "
-            f"{asked.draws}, interval covers chance in {covered} of {asked.draws}"
-        )
+        permuted(work, asked.draws)
 
 
 if __name__ == "__main__":

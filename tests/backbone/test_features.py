@@ -276,7 +276,8 @@ def test_the_frozen_road_imports_no_torch(
 ) -> None:
     monkeypatch.setenv("HEADSTART_CACHE", str(toy_cache))
     tap_graph(DEFAULT_BACKBONE, None, None, files_of(photos)[0][:2])
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FROZEN_ROAD, str(photos), DEFAULT_BACKBONE],
-        check=True,
+        check=False,
     )
+    assert done.returncode == 0
