@@ -27,7 +27,8 @@ from headstart.data.split import split
 from headstart.pipeline import fit
 from headstart.run import read_json
 from headstart.settings import DEFAULT_BACKBONE, FitSettings, threads
-from headstart.train.head import search_head, train_head
+from headstart.plan.criterion import Criterion
+from headstart.train.head import HeadTask, search_head, train_head
 
 SETS = ("clothing_small", "trashnet", "sign_digits", "brain_tumor_mri")
 DRAWS = 5
@@ -52,7 +53,8 @@ def one_draw(folder: Path, out: Path) -> dict[str, float]:
     y, truth, classes = labels[:n], labels[n:], len(dataset.classes)
     learner = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
     reference = learner.fit(top[:n], y).score(top[n:], truth)
-    search = search_head(both[:n], y, parts.fold, classes, 0, threads())
+    task = HeadTask(y, parts.fold, parts.group, classes, Criterion("accuracy", "accuracy"))
+    search = search_head(both[:n], task, 0, threads())
     head = train_head(both[:n], y, classes, search.strength, 0)
     accuracy = next(m["value"] for m in evaluation["metrics"] if m["name"] == "accuracy")
     return {

@@ -58,3 +58,9 @@ def toy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_cache(toy_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("HEADSTART_CACHE", str(toy_cache))
+
+
+@pytest.fixture(autouse=True)
+def _no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs look once unless a test gives them minutes: further looks have tests of their own."""
+    monkeypatch.setattr("headstart.settings.DEFAULT_BUDGET_MIN", 0.0)

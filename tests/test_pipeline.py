@@ -22,7 +22,7 @@ from runs import bright_or_dark, call, noise, table, train
 from toys import draw_photos
 
 RESULTS = {
-    "run.json", "data.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
+    "run.json", "data.json", "findings.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
     "mistakes.json", "log.jsonl", "model", ".lock",
 }  # fmt: skip
 
@@ -420,7 +420,7 @@ def test_no_command_of_the_frozen_road_loads_torch(photos: Path) -> None:
 def test_plan_measures_and_decides_only(photos: Path, capsys: Any) -> None:
     assert call("plan", photos, "--out", "run") == 0
     assert {path.name for path in Path("run").iterdir()} == {
-        "run.json", "data.json", "split.csv", "plan.json", "log.jsonl", ".lock",
+        "run.json", "data.json", "findings.json", "split.csv", "plan.json", "log.jsonl", ".lock",
     }  # fmt: skip
     plan = plan_of(Path("run"))
     assert PLAN_KEYS <= set(plan)

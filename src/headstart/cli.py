@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from headstart.errors import HeadstartError, nearest, show
-from headstart.settings import DEFAULT_BACKBONE, FitSettings, fit_settings
+from headstart.settings import DEFAULT_BACKBONE, METRICS, FitSettings, fit_settings
 
 INTERRUPTED, TERMINATED = 130, 143
 # The base of everything that the argument parser refuses; typer carries a parser of its own.
@@ -57,6 +57,9 @@ Out = Annotated[
     str | None, typer.Option(metavar="DIR", help="Run folder; default runs/<data>-<k>.")
 ]
 Test = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of test images: CLASS/*.")]
+Metric = Annotated[
+    str, typer.Option(metavar="NAME", help="Drives every choice: " + ", ".join(METRICS) + ".")
+]
 Case = Annotated[int | None, typer.Option(help="Force one of the four cases: 1 to 4.")]
 Cut = Annotated[str | None, typer.Option(help="Stage after which the network is cut.")]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Force random weights.")]
@@ -65,7 +68,12 @@ Weights = Annotated[
     str | None, typer.Option(metavar="FILE", help="File with the backbone's weights.")
 ]
 Size = Annotated[int | None, typer.Option(help="Side of the network's input in px.")]
-Budget = Annotated[float | None, typer.Option(help="Minutes; 0: frozen strategies only.")]
+FitImage = Annotated[
+    str | None, typer.Option(metavar="crop|pad|squash", help="Default: chosen by the data.")
+]
+Budget = Annotated[
+    float | None, typer.Option(help="Minutes to spend, default 10; 0: one look, frozen network.")
+]
 SmallBelow = Annotated[int, typer.Option(help="Fewer training images than this are small.")]
 LargeAbove = Annotated[int, typer.Option(help="This many training images are large.")]
 RefitAll = Annotated[
@@ -88,12 +96,14 @@ def fit(
     group: Group = None,
     out: Out = None,
     test: Test = None,
+    metric: Metric = "auto",
     case: Case = None,
     cut: Cut = None,
     from_scratch: FromScratch = False,
     backbone: Backbone = DEFAULT_BACKBONE,
     weights: Weights = None,
     size: Size = None,
+    fit_image: FitImage = None,
     budget: Budget = None,
     small_below: SmallBelow = _default("small_below"),
     large_above: LargeAbove = _default("large_above"),
@@ -118,9 +128,11 @@ def plan(
     group: Group = None,
     out: Out = None,
     test: Test = None,
+    metric: Metric = "auto",
     backbone: Backbone = DEFAULT_BACKBONE,
     weights: Weights = None,
     size: Size = None,
+    fit_image: FitImage = None,
     small_below: SmallBelow = _default("small_below"),
     large_above: LargeAbove = _default("large_above"),
     seed: Seed = 0,

@@ -71,15 +71,17 @@ class Gate:
         """One sentence per finding that a person should act on."""
         found = [shortcut.sentence for shortcut in self.shortcuts]
         if conflicts := sum(pair.conflict for pair in self.near):
-            found.append(f"{conflicts} pairs of files show the same picture under two classes.")
+            found.append(f"{_pairs(conflicts)} the same picture under two classes.")
         if leaks := sum(pair.leak for pair in self.near):
-            found.append(
-                f"{leaks} pairs of files show one picture on both sides of the given split."
-            )
+            found.append(f"{_pairs(leaks)} one picture on both sides of the given split.")
         found += [
             f"These classes may be one: {', '.join(map(show, t))}." for t in self.twin_classes
         ]
         return tuple(text for text in (*found, self.imbalance, self.near_sentence) if text)
+
+
+def _pairs(n: int) -> str:
+    return "1 pair of files shows" if n == 1 else f"{n:,} pairs of files show"
 
 
 def look_closer(

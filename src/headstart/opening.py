@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from headstart.backbone.graph import TapGraph, tap_graph
 from headstart.data.sources import Dataset, read
 from headstart.data.table import PATTERN, read_table, with_groups
 from headstart.errors import RunFolderError, show
+from headstart.plan.criterion import choose_criterion
 from headstart.plan.decide import Facts, decide
 from headstart.run import Run, differences, existing_manifest, latest, next_free
 from headstart.settings import FitSettings, threads
@@ -82,13 +83,17 @@ def open_run(settings: FitSettings, command: str) -> Opened | Outcome:
     began = time.perf_counter()
     some = [dataset.locate(dataset.samples[i]) for i in spread(len(dataset.samples))]
     graph = tap_graph(settings.backbone, settings.weights, settings.size, some)
-    can_be_done(settings, graph)
+    if settings.fit_image is not None:
+        graph = replace(graph, preprocess=replace(graph.preprocess, fit=settings.fit_image))
+    can_be_done(settings, dataset, graph)
     graph_s = time.perf_counter() - began
     return Opened(Run(folder, command, matter, threads()), dataset, graph, graph_s)
 
 
-def can_be_done(settings: FitSettings, graph: TapGraph) -> None:
-    """Refuse a forced case or cut that cannot be done, before any image is looked at."""
+def can_be_done(settings: FitSettings, dataset: Dataset, graph: TapGraph) -> None:
+    """Refuse a metric, a forced case or a cut that cannot be, before any image is looked at."""
+    labels = np.array([sample.label for sample in dataset.samples])
+    choose_criterion(settings.metric, labels, dataset.classes)
     nothing = Facts(0, "unclear", "", graph.stage_names, {}, 1, 1)
     decide(nothing, settings.case, settings.cut, settings.from_scratch)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,63 +20,57 @@ from numpy.typing import NDArray
 
 from headstart import results
 from headstart.backbone.device import detect_device
-from headstart.backbone.features import Features, features
-from headstart.backbone.graph import HEAD, TapGraph
-from headstart.data.check import Findings, check
+from headstart.backbone.features import features
+from headstart.backbone.graph import HEAD, tap_graph
+from headstart.backbone.load import DEMO
+from headstart.backbone.twin import random_twin
+from headstart.data.check import check
 from headstart.data.images import Preprocess, load_pixels
-from headstart.data.sources import Dataset
-from headstart.data.split import FOLDS, Split, development_folds, split
+from headstart.data.split import development_folds, split
 from headstart.errors import HeadstartError, show
+from headstart.gallery import findings_gallery
 from headstart.gate import look_closer
-from headstart.judge.calibration import Temperature, fit_temperature, softmax
+from headstart.judge.calibration import softmax
+from headstart.judge.driving import with_driving
 from headstart.judge.evaluate import Evaluation, evaluate, over_repeats
-from headstart.opening import Opened, Outcome, open_run, say, spread, working
+from headstart.learning import (
+    Learned,
+    Prepared,
+    Seen,
+    answer,
+    decide_case,
+    learn,
+    probe_rows,
+    read,
+    refit,
+    subset,
+)
+from headstart.opening import PARITY_IMAGES, Opened, Outcome, open_run, say, spread, working
 from headstart.parallel import one_blas_thread, ordered_map
 from headstart.plan.background import Background
 from headstart.plan.baseline import COPY_PX, baselines
-from headstart.plan.decide import Candidate, Facts, Plan, decide
+from headstart.plan.control import IMAGES as CONTROL_IMAGES
+from headstart.plan.control import Control, control
+from headstart.plan.criterion import Criterion, choose_criterion
+from headstart.plan.decide import OWN
 from headstart.plan.evidence import (
     resolution,
     source_evidence,
     source_probabilities,
 )
-from headstart.plan.measure import Development, Measurement, measure
+from headstart.plan.measure import Development
 from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
-from headstart.plan.verify import Trial, Verified, verify
+from headstart.plan.views import choose_views
 from headstart.run import Run, atomic_write, count_test_use
 from headstart.settings import FitSettings, threads
-from headstart.ship.bundle import describe, taps_of, write_bundle
+from headstart.ship.bundle import describe, write_bundle
 from headstart.ship.predict import wide
-from headstart.train.head import Head, cross_entropy, search_head, train_head
+from headstart.train.head import Head
+from headstart.train.mlp import MlpHead
 
 BASELINE_IMAGES = 800
 """images on which baselines and the source's classes are looked at"""
 RESOLUTION_IMAGES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Everything that is known before anything is decided."""
-
-    dataset: Dataset
-    findings: Findings
-    split: Split
-    graph: TapGraph
-    features: Features
-    development: Development
-    test_rows: NDArray[np.int64]
-    """rows of the features that are the test part's"""
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """What the whole selection ends in: measured, decided, verified, trained, calibrated."""
-
-    measurement: Measurement
-    plan: Plan
-    verified: Verified
-    head: Head
-    temperature: Temperature
 
 
 def check_data(settings: FitSettings) -> Outcome:
@@ -100,8 +94,8 @@ def plan(settings: FitSettings) -> Outcome:
         prepared = prepare(settings, opened)
         with run.step("measure"):
             measured, decided = decide_case(prepared, prepared.development, settings, threads())
-            behind = background(prepared, measured.metric, settings)
-        rows = results.probe_rows(decided, measured).values()
+            behind = background(prepared, prepared.criterion, settings)
+        rows = probe_rows(decided, measured).values()
         stored = results.plan_json(decided, measured, prepared.graph, rows, None, settings)
         run.write_json("plan.json", results.with_background(stored, behind))
         run.finish("done")
@@ -116,10 +110,10 @@ def fit(settings: FitSettings) -> Outcome:
             report(opened.folder)
         return opened
     with working(opened.run) as run:
-        prepared = prepare(settings, opened)
+        prepared = look_again(prepare(settings, opened), settings, run)
         with run.step("learn"):
             learned = learn(prepared, prepared.development, settings, threads())
-            behind = background(prepared, learned.measurement.metric, settings)
+            behind = background(prepared, prepared.criterion, settings)
         stored = results.plan_json(
             learned.plan,
             learned.measurement,
@@ -165,6 +159,7 @@ def prepare(settings: FitSettings, opened: Opened, tell: bool = True) -> Prepare
         gate = look_closer(dataset, findings, graph, found, rows, workers)
         parts = split(dataset, findings, settings.seed, gate.ties)
     run.write_json("data.json", results.data_json(dataset, findings, parts, gate))
+    run.write_json("findings.json", findings_gallery(dataset, findings, gate))
     run.write_text("split.csv", results.split_csv(dataset, parts))
     for line in results.data_sentences(dataset, findings, parts, gate) if tell else ():
         say(line)
@@ -178,70 +173,46 @@ def prepare(settings: FitSettings, opened: Opened, tell: bool = True) -> Prepare
         classes=dataset.classes,
     )
     test_rows = np.array([row_of[int(i)] for i in parts.test], dtype=np.int64)
-    return Prepared(dataset, findings, parts, graph, found, development, test_rows)
-
-
-def learn(
-    prepared: Prepared, development: Development, settings: FitSettings, workers: int
-) -> Learned:
-    """plan ─▶ train: the whole selection on some images, from the measurement to the calibrated head."""
-    measured, decided = decide_case(prepared, development, settings, workers)
-    verified = choose(prepared, development, measured, decided, settings.seed, workers)
-    x = candidate_features(prepared, verified.chosen, development.rows)
-    classes, labels = len(development.classes), development.labels
-    head = train_head(x, labels, classes, verified.trial.strength, settings.seed)
-    temperature = fit_temperature(verified.trial.logits, labels, development.folds)
-    return Learned(measured, decided, verified, head, temperature)
-
-
-def decide_case(
-    prepared: Prepared, development: Development, settings: FitSettings, workers: int
-) -> tuple[Measurement, Plan]:
-    """Measure these images and apply the rules."""
-    graph = prepared.graph
-    measured = measure(graph, prepared.features, development, settings.seed, workers)
-    facts = Facts(
-        n=measured.n,
-        similarity=measured.similarity.verdict,
-        similarity_sentence=measured.similarity.sentence,
-        stages=graph.stage_names,
-        stage_scores={row.stage: row.probe.score for row in measured.depth},
-        small_below=settings.small_below,
-        large_above=settings.large_above,
+    criterion = choose_criterion(settings.metric, development.labels, dataset.classes)
+    own = {OWN: Seen(graph, found, 0.0)}
+    return Prepared(
+        dataset, findings, parts, graph, found, own, False, development, test_rows, criterion
     )
-    return measured, decide(facts, settings.case, settings.cut, settings.from_scratch)
 
 
-def choose(
-    prepared: Prepared,
-    development: Development,
-    measured: Measurement,
-    decided: Plan,
-    seed: int,
-    workers: int,
-) -> Verified:
-    """Cross-validate the finalists' real heads and let the data decide."""
-    labels, folds = development.labels, development.folds
+def look_again(prepared: Prepared, settings: FitSettings, run: Run) -> Prepared:
+    """Look at every image in other ways too, as far as the budget goes and nothing is forced."""
+    graph, dataset = prepared.graph, prepared.dataset
+    if settings.case is not None or settings.cut is not None:
+        return prepared
+    infos = [(i, info) for i, info in enumerate(prepared.findings.infos) if info is not None]
+    paths = [dataset.locate(dataset.samples[i]) for i, _ in infos]
+    hashes = [info.content_hash for _, info in infos]
+    views = choose_views(
+        [(info.width, info.height) for _, info in infos],
+        graph.preprocess.size_px,
+        graph.stages[-1].macs,
+        settings.budget_min,
+        threads(),
+        fixed_size=settings.size is not None or settings.backbone == DEMO,
+        fixed_fit=settings.fit_image is not None,
+    )
+    seen = dict(prepared.views)
+    with run.step("look again") if views.chosen else contextlib.nullcontext():
+        for view in views.chosen:
+            size = settings.size if view.size_px == graph.preprocess.size_px else view.size_px
+            other = tap_graph(settings.backbone, settings.weights, size, paths[:PARITY_IMAGES])
+            pre = replace(other.preprocess, fit=view.fit, mirror=view.mirror)
+            if settings.fit_image is not None:
+                pre = replace(pre, fit=settings.fit_image)
+            other = replace(other, preprocess=pre)
+            found = features(other, paths, hashes, detect_device(settings.device), threads())
+            seen[view.name] = Seen(other, found, view.seconds)
+    run.note("views_left_out", list(views.left_out))
+    return replace(prepared, views=seen, spreads=views.spreads)
 
-    def cross_validate(candidate: Candidate) -> Trial:
-        x = candidate_features(prepared, candidate, development.rows)
-        found = search_head(x, labels, folds, len(development.classes), seed, workers)
-        return Trial(
-            correct=found.logits.argmax(1) == labels,
-            loss=cross_entropy(found.logits, labels),
-            logits=found.logits,
-            train_correct=found.train_logits.argmax(1) == labels,
-            strength=found.strength,
-            seconds=found.seconds,
-        )
 
-    rows = results.probe_rows(decided, measured)
-    count = int(folds.max()) + 1
-    metric, groups = measured.metric, development.groups
-    return verify(decided, rows, cross_validate, labels, count, metric, groups)
-
-
-def background(prepared: Prepared, metric: str, settings: FitSettings) -> Background:
+def background(prepared: Prepared, criterion: Criterion, settings: FitSettings) -> Background:
     """Baselines without a network, what the source's classes know, how much detail there is."""
     dev, graph = prepared.development, prepared.graph
     rng = np.random.default_rng(settings.seed)
@@ -257,14 +228,29 @@ def background(prepared: Prepared, metric: str, settings: FitSettings) -> Backgr
     classes = len(dev.classes)
     source = source_probabilities(graph, prepared.features.stage(HEAD, dev.rows[some]))
     with one_blas_thread():
-        known = baselines(copies, dev.labels[some], dev.groups[some], classes, metric)
+        known = baselines(copies, dev.labels[some], dev.groups[some], classes, criterion)
+    no_time = settings.budget_min == 0
     return Background(
+        control=None if no_time else random_control(prepared, settings),
         resolution=resolution(np.stack([pixels for pixels, _ in seen])),
         evidence=None
         if source is None
         else source_evidence(source, dev.labels[some], dev.folds[some], classes),
         baselines=known,
     )
+
+
+def random_control(prepared: Prepared, settings: FitSettings) -> Control:
+    """The depth profile of the same network with random weights."""
+    dev = prepared.development
+    rng = np.random.default_rng(settings.seed)
+    some = np.sort(rng.permutation(len(dev.labels))[:CONTROL_IMAGES])
+    samples = [prepared.dataset.samples[i] for i in prepared.split.train[some]]
+    paths = [prepared.dataset.locate(sample) for sample in samples]
+    twin = random_twin(prepared.graph)
+    device = detect_device(settings.device)
+    seen = features(twin, paths, [dev.hashes[i] for i in some], device, threads())
+    return control(seen, prepared.features, some, dev, prepared.criterion, threads())
 
 
 def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run) -> Evaluation:
@@ -288,8 +274,12 @@ def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run)
         )
         run.write_json("nested.json", results.nested_json(nested, learned.verified))
     labels = np.array([dataset.samples[i].label for i in who])
+    scored = [evaluate(p, labels, dataset.classes, protocol, learned.temperature) for p in answers]
     evaluation = over_repeats(
-        [evaluate(p, labels, dataset.classes, protocol, learned.temperature) for p in answers]
+        [
+            with_driving(found, prepared.criterion, p, labels)
+            for found, p in zip(scored, answers, strict=True)
+        ]
     )
     run.write_json("evaluation.json", results.evaluation_json(evaluation))
     paths = [dataset.samples[i].path for i in who]
@@ -306,8 +296,7 @@ def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run)
 def estimate(prepared: Prepared, settings: FitSettings) -> NestedEstimate:
     """Hold every image out in turn, with the whole selection done again on the others."""
     dev = prepared.development
-    smallest = int(np.bincount(dev.labels).min())
-    folds = outer_folds(len(dev.labels), smallest)
+    folds = outer_folds(len(dev.labels))
     draws = [
         development_folds(dev.labels, dev.groups, folds, settings.seed + 101 * (r + 1))
         for r in range(REPEATS)
@@ -325,28 +314,12 @@ def estimate(prepared: Prepared, settings: FitSettings) -> NestedEstimate:
 Answer = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
-def answer(prepared: Prepared, learned: Learned, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Calibrated probabilities [n, C] of images by their rows of the features."""
-    x = candidate_features(prepared, learned.verified.chosen, rows)
-    return softmax(learned.head.logits(x), learned.temperature.value)
-
-
-def refit(prepared: Prepared, learned: Learned, seed: int) -> Head:
-    """The same head once more, from all images: the test part has done its duty."""
-    order = [*prepared.split.train, *prepared.split.test]
-    labels = np.array([prepared.dataset.samples[i].label for i in order])
-    rows = np.concatenate([prepared.development.rows, prepared.test_rows])
-    x = candidate_features(prepared, learned.verified.chosen, rows)
-    classes, strength = len(prepared.dataset.classes), learned.verified.trial.strength
-    return train_head(x, labels, classes, strength, seed)
-
-
 def bundle(
-    prepared: Prepared, learned: Learned, head: Head, evaluation: Evaluation, run: Run
+    prepared: Prepared, learned: Learned, head: Head | MlpHead, evaluation: Evaluation, run: Run
 ) -> dict[str, Any]:
     """Surgery and hand-over: the network that is left, the new head, and the proof that it works."""
-    graph, chosen = prepared.graph, learned.verified.chosen
-    temperature = learned.temperature.value
+    chosen, temperature = learned.verified.chosen, learned.temperature.value
+    graph = prepared.views[chosen.view].graph
     description = describe(graph, chosen, prepared.dataset.classes, temperature)
     picked = spread(len(prepared.split.train))
     samples = [prepared.dataset.samples[i] for i in prepared.split.train[picked]]
@@ -354,29 +327,9 @@ def bundle(
         [load_pixels(prepared.dataset.locate(s), wide(graph.preprocess))[0] for s in samples]
     )
     rows = prepared.development.rows[picked]
-    expected = softmax(head.logits(candidate_features(prepared, chosen, rows)), temperature)
+    expected = softmax(head.logits(read(prepared, chosen, rows)), temperature)
     card = results.model_card(description, evaluation, learned.measurement)
     return write_bundle(run.model, graph, description, head, (pixels, expected), card)
-
-
-def candidate_features(prepared: Prepared, candidate: Candidate, rows: Any) -> Any:
-    """What a candidate's head reads: features [n, D] of the given rows."""
-    if candidate.strategy == "all_stages":
-        return prepared.features.all_stages(rows)
-    return prepared.features.stage(taps_of(prepared.graph, candidate)[0], rows)
-
-
-def subset(development: Development, positions: NDArray[np.int64], seed: int) -> Development:
-    """Some of the development images, with folds of their own."""
-    labels, groups = development.labels[positions], development.groups[positions]
-    return Development(
-        rows=development.rows[positions],
-        labels=labels,
-        groups=groups,
-        folds=development_folds(labels, groups, FOLDS, seed + 1),
-        hashes=tuple(development.hashes[i] for i in positions),
-        classes=development.classes,
-    )
 
 
 def problems(data: dict[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from headstart.errors import show
 from headstart.gate import Gate
 from headstart.judge import evaluate
 from headstart.plan.background import Background
+from headstart.plan.criterion import as_text
 from headstart.plan.decide import Plan
 from headstart.plan.measure import Measurement, Similarity, StageProbe
 from headstart.plan.nested import NestedEstimate
@@ -131,26 +132,6 @@ def split_csv(dataset: Dataset, parts: split.Split) -> str:
     return csv_text(["path", "label", "split", "group", "fold"], split.rows(dataset, parts))
 
 
-def probe_rows(plan: Plan, measurement: Measurement) -> dict[str, Scored]:
-    """Every candidate's row from the depth profile, by name."""
-    by_stage = {row.stage: row.probe for row in measurement.depth}
-    rows = {}
-    for candidate in plan.candidates:
-        if candidate.strategy == "all_stages":
-            found = measurement.all_stages.probe
-        else:
-            found = by_stage[candidate.cut or measurement.depth[-1].stage]
-        rows[candidate.name] = Scored(
-            candidate,
-            found.score,
-            found.se,
-            found.train_score,
-            found.seconds,
-            "ridge, leave-one-out",
-        )
-    return rows
-
-
 def plan_json(
     plan: Plan,
     measured: Measurement,
@@ -184,7 +165,7 @@ def plan_json(
         "candidates": table_json(list(rows)),
         "depth_curve": [{"stage": row.stage, **_stage_json(row)} for row in measured.depth],
         "all_stages": _stage_json(measured.all_stages),
-        "metric": measured.metric,
+        "metric": measured.criterion.name,
         "chance": measured.chance,
         "learnable": measured.learnable,
         "backbone": {
@@ -227,22 +208,28 @@ def _stage_json(row: StageProbe) -> dict[str, Any]:
 
 def with_background(plan: dict[str, Any], behind: Background) -> dict[str, Any]:
     """plan.json with what explains the decision: its sentences join the reasons."""
-    known, detail = behind.evidence, behind.resolution
+    known, detail, twin = behind.evidence, behind.resolution, behind.control
     best = max(row["score"] for row in plan["candidates"])
     rows = [
         {"name": b.name, "score": b.probe.score, "se": b.probe.se, "seconds": b.probe.seconds}
         for b in behind.baselines
     ]
     strongest = max(behind.baselines, key=lambda b: b.probe.score)
-    text = f"Without any network, {strongest.name} reach {strongest.probe.score:.0%}"
+    metric = plan["metric"]
+    text = f"Without any network, {strongest.name} reach {as_text(strongest.probe.score, metric)}"
     if strongest.probe.score + strongest.probe.se >= best:
-        text += f", the best candidate {best:.0%}: pre-training adds nothing here."
+        text += f", the best candidate {as_text(best, metric)}: pre-training adds nothing here."
     else:
-        text += f"; the best candidate reaches {best:.0%}."
+        text += f"; the best candidate reaches {as_text(best, metric)}."
     sentences = [detail.sentence, *([] if known is None else [known.sentence]), text]
+    sentences += [] if twin is None else [twin.sentence]
     return plan | {
         "reasons": [*plan["reasons"], *sentences],
         "baselines": rows,
+        "depth_control": None
+        if twin is None
+        else [{"stage": row.stage, **_stage_json(row)} for row in twin.depth],
+        "depth_control_sentence": None if twin is None else twin.sentence,
         "resolution": {
             "effective_px": detail.effective_px,
             "low": detail.low,

@@ -23,6 +23,8 @@ from pydantic import (
 from headstart.errors import ArgumentError
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+DEFAULT_BUDGET_MIN = 10.0
+METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", "auc:CLASS", "log_loss", "sens@spec=X")
 
 
 def _a_name(value: object) -> object:
@@ -46,14 +48,20 @@ class FitSettings(BaseModel):
     out: UserPath | None = Field(None, description="run folder; default runs/<data>-<k>")
     test: UserPath | None = Field(None, description="folder of test images: CLASS/*")
     group: str | None = Field(None, description="column, or re:PATTERN on the file name")
+    metric: str = Field(
+        "auto", description="the score that drives every choice: " + ", ".join(METRICS)
+    )
     case: Literal[1, 2, 3, 4] | None = Field(None, description="force one of the four cases")
     cut: str | None = Field(None, description="stage after which the network is cut (case 2)")
     from_scratch: bool = Field(False, description="force case 4 with random weights only")
     backbone: str = Field(DEFAULT_BACKBONE, description="name of a timm CNN")
     weights: UserPath | None = Field(None, description="file with the backbone's weights")
     size: int | None = Field(None, description="side of the network's input in px", ge=32, le=1024)
+    fit_image: Literal["crop", "pad", "squash"] | None = Field(
+        None, description="how an image becomes a square; default: chosen by the data"
+    )
     budget: float | None = Field(
-        None, description="minutes of wall clock; 0: frozen only", ge=0, allow_inf_nan=False
+        None, description="minutes of wall clock; 0: one look only", ge=0, allow_inf_nan=False
     )
     small_below: int = Field(1_000, description="fewer training images than this are small", ge=1)
     large_above: int = Field(10_000, description="this many training images are large", ge=1)
@@ -85,6 +93,11 @@ class FitSettings(BaseModel):
         found = self.data if self.data is not None else self.table
         assert found is not None  # checked above
         return found
+
+    @property
+    def budget_min(self) -> float:
+        """Minutes that may be spent."""
+        return DEFAULT_BUDGET_MIN if self.budget is None else self.budget
 
     def that_matter(self) -> dict[str, Any]:
         """The settings that decide the result: a resumed run must agree with them."""

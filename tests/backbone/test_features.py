@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def everything(found: passing.Features) -> NDArray[np.float32]:
 def test_every_row_is_the_graph_at_its_image(graph: TapGraph, photos: Path) -> None:
     paths, hashes = files_of(photos)
     found = features(graph, paths, hashes, "cpu", 2)
-    assert found.names == (*graph.stage_names, "norm_mean", "norm_square")
+    assert found.names == graph.names
+    assert found.names[-2:] == ("norm_mean", "norm_square")
     assert found.stages == graph.stage_names
     assert found.computed == len(paths) == 36
     run = _onnx_runner(graph)
@@ -63,7 +65,39 @@ def test_every_row_is_the_graph_at_its_image(graph: TapGraph, photos: Path) -> N
     assert found.all_stages().tobytes() == columns.tobytes()
     some = np.array([5, 0, 5, 30])
     assert found.stage("head", some).tobytes() == found.stage("head")[some].tobytes()
-    assert found.all_stages(some).shape == (4, sum(graph.widths[:-2]))
+    assert found.all_stages(some).tobytes() == found.all_stages()[some].tobytes()
+
+
+def test_deviations_stand_behind_the_means(graph: TapGraph, photos: Path) -> None:
+    paths, hashes = files_of(photos)
+    found = features(graph, paths, hashes, "cpu", 2)
+    some = np.array([5, 0, 5, 30])
+    both = found.stage("layer1", some, spread=True)
+    deviations = found.stage("layer1/std", some)
+    assert both.tobytes() == np.hstack([found.stage("layer1", some), deviations]).tobytes()
+    assert (deviations > 0).any()
+    assert found.read_by("layer1", spread=True) == ("layer1", "layer1/std")
+    # The last stage is pooled already.
+    assert found.stage("head", spread=True).tobytes() == found.stage("head").tobytes()
+    parts = [found.all_stages(some), *(found.stage(name, some) for name in graph.spread_names)]
+    assert found.all_stages(some, spread=True).tobytes() == np.hstack(parts).tobytes()
+
+
+def test_every_fit_and_view_has_features_of_its_own(graph: TapGraph, photos: Path) -> None:
+    for path in photos.rglob("*.png"):
+        Image.open(path).resize((90, 60)).save(path)
+    paths, hashes = files_of(photos)
+    own = graph.preprocess
+    seen = []
+    for change in ({}, {"fit": "squash"}, {"fit": "pad"}, {"mirror": True}):
+        view = replace(graph, preprocess=replace(own, **change))  # type: ignore[arg-type]
+        found = features(view, paths, hashes, "cpu", 2)
+        assert found.computed == len(paths)
+        assert features(view, paths, hashes, "cpu", 2).computed == 0
+        pixels = load_pixels(paths[7], view.preprocess)[0][None]
+        assert everything(found)[7].tobytes() == _onnx_runner(graph)(pixels)[0].tobytes()
+        seen.append(everything(found).tobytes())
+    assert len(set(seen)) == 4
 
 
 def test_rows_do_not_depend_on_workers_order_or_batch(
@@ -124,7 +158,7 @@ def test_equal_content_under_two_paths_is_computed_once(
 def test_no_images_are_no_rows(graph: TapGraph) -> None:
     found = features(graph, [], [], "cpu", 2)
     assert found.computed == 0
-    assert found.all_stages().shape == (0, sum(graph.widths[:-2]))
+    assert found.all_stages().shape == (0, sum(stage.width for stage in graph.stages))
 
 
 def repainted(path: Path) -> None:
@@ -250,7 +284,8 @@ from headstart.backbone.features import features
 from headstart.backbone.graph import tap_graph
 from headstart.data.images import content_hash
 from headstart.plan.measure import Development, measure
-from headstart.train.head import search_head, train_head
+from headstart.plan.criterion import Criterion
+from headstart.train.head import HeadTask, search_head, train_head
 paths = sorted(Path(sys.argv[1]).rglob("*.png"))
 hashes = [content_hash(path.read_bytes()) for path in paths]
 graph = tap_graph(sys.argv[2], None, None, paths)
@@ -261,10 +296,11 @@ folds = np.arange(n) % 3
 development = Development(
     np.arange(n), labels, np.arange(n), folds, tuple(hashes), ("blue", "green", "red")
 )
-measured = measure(graph, found, development, 0, 2)
+accuracy = Criterion("accuracy", "accuracy")
+measured = measure(graph, found, development, accuracy, 0, 2)
 assert measured.learnable and measured.similarity.bn_shift > 0
 x = found.all_stages(development.rows)
-search = search_head(x, labels, folds, 3, 0, 2)
+search = search_head(x, HeadTask(labels, folds, np.arange(n), 3, accuracy), 0, 2)
 head = train_head(x, labels, 3, search.strength, 0)
 assert (head.logits(x).argmax(1) == labels).all()
 assert "torch" not in sys.modules and "timm" not in sys.modules and "sklearn" not in sys.modules

@@ -5,14 +5,17 @@ import os
 import shutil
 import stat
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from headstart.backbone import graph as graphs
 from headstart.backbone.graph import TapGraph, graph_key, read_graph, tap_graph, to_json
+from headstart.data.images import Preprocess
 from headstart.errors import (
     ArgumentError,
     InternalError,
@@ -50,7 +53,9 @@ def requests(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str,
 def test_the_graph_of_the_default_network_equals_torch(default: TapGraph) -> None:
     assert default.parity < 1e-4
     assert default.stage_names == tuple("stem b0 b1 b2 b3 b4 b5 b6 head".split())
-    assert default.widths == (32, 16, 24, 40, 80, 112, 192, 320, 1280, 1280, 1280)
+    inner = (32, 16, 24, 40, 80, 112, 192, 320)
+    assert default.widths == (*inner, 1280, *inner, 1280, 1280)  # means, deviations, the last norm
+    assert default.spread_names == tuple(f"{name}/std" for name in default.stage_names[:-1])
     assert default.source_classes == 1000
     assert default.has_norm
     mean, variance = default.norm_statistics()
@@ -67,11 +72,8 @@ def test_all_taps_come_from_one_graph_in_order(default: TapGraph) -> None:
     import onnx
 
     model = onnx.load(default.onnx)
-    assert [o.name for o in model.graph.output] == [
-        *default.stage_names,
-        "norm_mean",
-        "norm_square",
-    ]
+    assert [o.name for o in model.graph.output] == list(default.names)
+    assert default.names[9:] == (*default.spread_names, "norm_mean", "norm_square")
     assert [i.name for i in model.graph.input] == ["image"]
     # Padding that depends on the size would be dozens of small operators per layer.
     assert not {"Shape", "Gather", "Loop", "If"} & {node.op_type for node in model.graph.node}
@@ -114,7 +116,7 @@ def test_a_network_without_batchnorm_says_so(
     weights = random_weights("test_convnext", tmp_path / "w.safetensors")
     graph = tap_graph("test_convnext", weights, 64, [])
     assert not graph.has_norm
-    assert len(graph.widths) == len(graph.stages)
+    assert graph.names == (*graph.stage_names, *graph.spread_names)
     assert not (graph.folder / "norm.safetensors").exists()
     assert graph.parity < 1e-4
 
@@ -315,9 +317,74 @@ def test_a_graph_that_does_not_compute_what_torch_does_is_not_stored(
     assert not list((own_cache / "graphs").iterdir())
 
 
+def test_the_stage_of_an_output_and_the_deepest_of_several() -> None:
+    def stage(name: str, side_px: int) -> graphs.StageInfo:
+        return graphs.StageInfo(name, 4, side_px, 0, 0, ())
+
+    stages = tuple(stage(*row) for row in [("stem", 8), ("b0", 4), ("b1", 1), ("head", 1)])
+    graph = TapGraph(Path(), "", "", stages, Preprocess(), False, "", "", "", "", 0, 0.0)
+    assert graph.spread_names == ("stem/std", "b0/std")  # no positions, no deviations
+    assert graph.widths == (4,) * 6
+    assert graph.stage("b0/std") == graph.stage("b0") == stages[1]
+    assert graph.deepest(["b1", "stem", "b0/std"]) == stages[2]
+    assert graph.deepest(["stem", "b0/std"]) == stages[1]
+
+
+class Wavy(torch.nn.Module):
+    """One stage: large values of which every second one differs by little."""
+
+    def __init__(self, step: float) -> None:
+        super().__init__()
+        self.stages = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1))
+        weight = torch.tensor([[step, 0, 0], [0, 0, 0]])
+        self.stages[0].weight.data = weight[:, :, None, None]
+        self.stages[0].bias.data = torch.tensor([100.0, -7.0])
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stages(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+def test_deviations_are_those_over_positions_and_keep_their_digits(tmp_path: Path) -> None:
+    from headstart.backbone.export_graph import write_onnx
+    from headstart.backbone.features import open_session
+    from headstart.backbone.stages import Taps
+
+    network = Wavy(0.01)
+    taps = Taps(network, (0.5,) * 3, (0.5,) * 3, None, ["s0"]).eval()
+    assert taps.names == ["stem", "s0", "head", "s0/std"]
+    write_onnx(taps, 32, tmp_path / "g.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    activation = 100 + 0.01 * (pixels[..., 0] / 255 * 2 - 1)  # in float64
+    expected = activation.std((1, 2))
+    assert expected.max() < 1e-4 * activation.mean()
+    with torch.inference_mode():
+        in_torch = taps(torch.from_numpy(pixels))[-1].numpy()
+    in_onnx = open_session(tmp_path / "g.onnx", 1).run(["s0/std"], {"image": pixels})[0]
+    for found in (in_torch, in_onnx):
+        np.testing.assert_allclose(found[:, 0], expected, rtol=1e-3)
+        assert (found[:, 1] == 0).all()  # not the root of a rounding error
+
+
+def test_another_size_squashed_or_not_equals_torch(
+    requests: list[dict[str, Any]], tmp_path: Path, photos: Path
+) -> None:
+    weights = random_weights("test_efficientnet", tmp_path / "w.pth")
+    files = sorted(photos.rglob("*.png"))[:2]
+    for side in (96, 128):
+        graph = tap_graph("test_efficientnet", weights, side, files)
+        assert graph.preprocess.size_px == side
+        assert graph.parity < 1e-4
+        squashed = replace(graph, preprocess=replace(graph.preprocess, fit="squash"))
+        assert squashed.key == graph.key  # one network for every fit
+        assert squashed.preprocess.key() != graph.preprocess.key()
+    assert len(requests) == 2
+
+
 def test_pixels_without_any_image_fill_every_size() -> None:
     from headstart.backbone.export_graph import _real_pixels
-    from headstart.data.images import Preprocess
 
     pixels = _real_pixels([], Preprocess(100, 110))
     assert pixels.shape == (2, 100, 100, 3)

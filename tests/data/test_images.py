@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -590,6 +590,40 @@ def test_squash_keeps_every_edge() -> None:
     assert (pixels[:, 7:] == 0).all()
 
 
+def test_squash_widens_nothing_that_it_will_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a line of 1 x 16,000 px would be 4096 x 16,000 on the way."""
+    made = []
+    resize = Image.Image.resize
+
+    def watched(self: Image.Image, size: tuple[int, int], *rest: Any) -> Image.Image:
+        made.append(size[0] * size[1])
+        return resize(self, size, *rest)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    for sides in ((1, 16_000), (16_000, 1), (3, 40_000)):
+        fit_pixels(Image.new("RGB", sides), Preprocess(512, 512, "squash"))
+    assert max(made) <= 512 * 512
+
+
+def test_squash_of_a_picture_that_grows_or_shrinks_is_one_resize() -> None:
+    for sides in ((30, 20), (300, 200)):
+        image = picture(*sides)
+        want = np.array(image.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
+        got = fit_pixels(image, Preprocess(64, 64, "squash"))
+        assert np.abs(got - want).max() <= 1
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_the_mirrored_view_is_the_other_one_from_behind(fit: Any, tmp_path: Path) -> None:
+    picture(90, 61).save(tmp_path / "x.png")
+    plain = load_pixels(tmp_path / "x.png", Preprocess(32, 36, fit))[0]
+    mirrored = load_pixels(tmp_path / "x.png", Preprocess(32, 36, fit, mirror=True))[0]
+    assert not np.array_equal(plain, mirrored)
+    np.testing.assert_array_equal(mirrored[:, ::-1], plain)
+    assert mirrored.flags.c_contiguous
+    assert mirrored.flags.writeable
+
+
 def test_a_drafted_photo_stays_close_to_the_whole_one() -> None:
     photo = encoded(
         picture(640, 480).resize((2560, 1920), Image.Resampling.BICUBIC), "JPEG", quality=92
@@ -635,6 +669,8 @@ def test_keys_differ_exactly_when_the_pixels_may() -> None:
         Preprocess(192, 219),
         Preprocess(resize_px=288),
         Preprocess(fit="pad"),
+        Preprocess(fit="squash"),
+        Preprocess(mirror=True),
         Preprocess(mean=(0.5, 0.5, 0.5)),
         Preprocess(std=(0.5, 0.5, 0.5)),
     ]

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 
 from headstart.errors import ArgumentError
 from headstart.judge.calibration import Temperature
-from headstart.judge.evaluate import Evaluation, evaluate, per_class, to_json
+from headstart.judge.evaluate import Evaluation, evaluate, per_class, resolvable, to_json
 
 NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auc")
 
@@ -41,7 +41,8 @@ def test_json_keeps_the_contract(n: int, c: int) -> None:
     p, labels = drawn(n, n, c)
     found = strict(evaluate(p, labels, named(c), "test part"))
     assert set(found) == {
-        "n", "protocol", "metrics", "per_class", "confusion", "classes", "calibration",
+        "n", "protocol", "protocols", "metrics", "per_class", "confusion", "classes", "calibration",
+        "resolvable",
     }  # fmt: skip
     metrics, rows, table = found["metrics"], found["per_class"], found["confusion"]
     assert isinstance(metrics, list) and isinstance(rows, list)
@@ -134,3 +135,62 @@ def test_is_fast(n: int, c: int, limit_s: float) -> None:
     start = time.process_time()
     evaluate(p, labels, named(c), "test part")
     assert time.process_time() - start < limit_s
+
+
+# -- what the images can show ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "accuracy"), [(100, 0.7), (300, 0.9), (2000, 0.95)])
+def test_mcnemars_test_finds_the_resolvable_difference_in_four_of_five_draws(
+    n: int, accuracy: float
+) -> None:
+    found = resolvable(n, accuracy)
+    assert found.points is not None
+    gain, discordance = found.points / 100, found.discordance
+    shares = [(discordance + gain) / 2, (discordance - gain) / 2, 1 - discordance]
+    better, worse, _ = np.random.default_rng(n).multinomial(n, shares, 20_000).T
+    statistic = (better - worse) ** 2 / np.maximum(better + worse, 1)
+    assert 0.79 < (statistic > 3.8415).mean() < 0.845
+
+
+@pytest.mark.parametrize(("n", "accuracy"), [(100, 0.7), (300, 0.9), (2000, 0.95)])
+def test_two_samples_find_the_unpaired_difference_in_four_of_five_draws(
+    n: int, accuracy: float
+) -> None:
+    found = resolvable(n, accuracy)
+    assert found.points is not None and found.unpaired_points is not None
+    level = (accuracy * n + 2) / (n + 4)
+    rng = np.random.default_rng(n)
+    a = rng.binomial(n, level, 20_000) / n
+    b = rng.binomial(n, level - found.unpaired_points / 100, 20_000) / n
+    pooled = (a + b) / 2
+    z = np.abs(a - b) / np.sqrt(np.maximum(2 * pooled * (1 - pooled) / n, 1e-12))
+    assert (z > 1.96).mean() == pytest.approx(0.80, abs=0.025)
+    assert found.unpaired_points > found.points
+
+
+def test_more_images_resolve_more_and_a_perfect_score_does_not_resolve_everything() -> None:
+    points = [resolvable(n, 0.9).points or 100 for n in (1, 5, 10, 30, 100, 1000, 10**6)]
+    assert points == sorted(points, reverse=True)
+    assert (resolvable(100, 1.0).points or 0) > 5
+    assert resolvable(2, 0.5).points is None
+    assert "cannot show any difference" in resolvable(2, 0.5).sentence
+
+
+@pytest.mark.parametrize(("n", "accuracy"), [(0, 0.5), (10, 1.5), (10, float("nan"))])
+def test_impossible_scores_resolve_nothing(n: int, accuracy: float) -> None:
+    with pytest.raises(ArgumentError):
+        resolvable(n, accuracy)
+
+
+def test_every_figure_of_the_record_has_one_protocol() -> None:
+    p, labels = drawn(0, 40, 3)
+    warm = Temperature(1.2, 0.5, 0.4, False, "it helps")
+    found = to_json(evaluate(p, labels, named(3), "test part", warm))
+    first, second = found["protocols"]
+    assert first["protocol"] == found["protocol"] == "test part"
+    assert second["figures"] == ["calibration.temperature", "calibration.held_out_log_loss"]
+    named_ones = {f.split(".")[-1] for row in found["protocols"] for f in row["figures"]}
+    assert set(found["calibration"]) - named_ones == {"sentence"}
+    assert {"metrics", "per_class", "confusion"} < named_ones
+    assert len(to_json(evaluate(p, labels, named(3), "test part"))["protocols"]) == 1

@@ -13,12 +13,12 @@ from headstart.backbone.features import features
 from headstart.backbone.graph import tap_graph
 from headstart.backbone.load import EMBEDDED_SHA256
 from headstart.data.images import ImageRefused, Preprocess, content_hash, load_pixels
+from headstart.plan.criterion import Criterion
 from headstart.plan.measure import (
     MAX_IMAGES,
     Development,
     Similarity,
     _subset,
-    choose_metric,
     measure,
     similarity,
     similarity_verdict,
@@ -28,6 +28,7 @@ from headstart.settings import DEFAULT_BACKBONE
 Array = NDArray[np.float32]
 Int = NDArray[np.int64]
 CHANNELS = 100
+ACCURACY = Criterion("accuracy", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -190,21 +191,6 @@ def test_an_interval_that_reaches_the_other_side_is_unclear(
     assert similarity_verdict(value, low, high, (0.50, 0.55)) == verdict
 
 
-@pytest.mark.parametrize(
-    ("counts", "metric"),
-    [
-        ([100, 300], "accuracy"),
-        ([100, 301], "balanced_accuracy"),
-        ([5, 5, 5], "accuracy"),
-        ([0, 3, 3], "accuracy"),
-    ],
-)
-def test_a_largest_class_over_three_times_the_smallest_balances_the_metric(
-    counts: list[int], metric: str
-) -> None:
-    assert choose_metric(np.array(counts)) == metric
-
-
 def test_the_depth_profile_finds_the_stage_that_knows() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 3
@@ -213,7 +199,7 @@ def test_the_depth_profile_finds_the_stage_that_knows() -> None:
     graph = source()
     table = {"stem": noise, "b0": known, "head": rng.normal(size=(120, 8)).astype(np.float32)}
     found = Found(table | drawn(graph, 120, 0).table)
-    measured = measure(graph, found, development(labels), 0, 2)  # type: ignore[arg-type]
+    measured = measure(graph, found, development(labels), ACCURACY, 0, 2)  # type: ignore[arg-type]
     scores = {row.stage: row.probe.score for row in measured.depth}
     assert list(scores) == ["stem", "b0", "head"]
     assert max(scores, key=lambda stage: scores[stage]) == "b0"
@@ -221,7 +207,7 @@ def test_the_depth_profile_finds_the_stage_that_knows() -> None:
     assert measured.learnable
     assert measured.chance == pytest.approx(1 / 3)
     assert measured.per_class == {"class 0": 40, "class 1": 40, "class 2": 40}
-    again = measure(graph, found, development(labels), 0, 1)  # type: ignore[arg-type]
+    again = measure(graph, found, development(labels), ACCURACY, 0, 1)  # type: ignore[arg-type]
     assert [row.probe.score for row in again.depth] == list(scores.values())
 
 
@@ -234,7 +220,7 @@ def test_noise_is_not_called_learnable() -> None:
         table = {name: rng.normal(size=(90, 20)).astype(np.float32) for name in names}
         found = Found(table | drawn(graph, 90, seed).table)
         labels = rng.permutation(np.arange(90) % 3)
-        called += measure(graph, found, development(labels), 0, 1).learnable  # type: ignore[arg-type]
+        called += measure(graph, found, development(labels), ACCURACY, 0, 1).learnable  # type: ignore[arg-type]
     assert called <= 3
 
 

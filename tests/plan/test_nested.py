@@ -48,6 +48,5 @@ def test_choosing_the_luckiest_of_many_useless_candidates_gains_nothing() -> Non
     assert abs(np.mean(nested) - 0.5) < 0.03
 
 
-def test_few_images_get_more_folds_but_never_more_than_a_class_has() -> None:
-    assert [outer_folds(n, 50) for n in (100, 299, 300, 900)] == [10, 10, 5, 5]
-    assert outer_folds(100, 4) == 4
+def test_few_images_get_more_folds() -> None:
+    assert [outer_folds(n) for n in (60, 149, 150, 299, 300, 900)] == [20, 20, 10, 10, 5, 5]

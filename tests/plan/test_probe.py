@@ -3,22 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from headstart.plan.criterion import Criterion, choose_criterion
 from headstart.plan.probe import (
     STRENGTHS,
     _blocks,
     _smoother_of_features,
     _standardise,
-    image_weights,
     kernel_probe,
     probe,
-    weighted_score,
-    weighted_se,
 )
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
+ACCURACY = Criterion("accuracy", "accuracy")
 
 
 def refitted(x: Float, targets: Float, penalty: float, groups: Int) -> Float:
@@ -59,8 +57,8 @@ def test_a_linear_kernel_scores_as_its_features() -> None:
     x = (rng.normal(size=(60, 8)) + np.eye(8)[labels] * 2).astype(np.float32)
     standard = _standardise(x)
     groups = np.arange(60) // 2
-    by_features = probe(x, labels, groups, 3, "accuracy")
-    by_kernel = kernel_probe(standard @ standard.T + 7.0, labels, groups, 3, "accuracy")
+    by_features = probe(x, labels, groups, 3, ACCURACY)
+    by_kernel = kernel_probe(standard @ standard.T + 7.0, labels, groups, 3, ACCURACY)
     assert (by_kernel.score, by_kernel.se) == (by_features.score, by_features.se)
 
 
@@ -83,7 +81,7 @@ def test_permuted_labels_score_at_chance(
         if shares is not None:
             labels = rng.choice(classes, n, p=shares)
         found = probe(
-            rng.normal(size=(n, d)).astype(np.float32), labels, np.arange(n), classes, metric
+            rng.normal(size=(n, d)).astype(np.float32), labels, np.arange(n), classes, Criterion(metric, metric)
         )
         chance = np.bincount(labels).max() / n if metric == "accuracy" else 1 / classes
         above.append((found.score - chance) / found.se)
@@ -95,7 +93,7 @@ def test_with_unequal_classes_accuracy_is_at_least_that_of_the_largest() -> None
     rng = np.random.default_rng(0)
     labels = (np.arange(200) % 4 == 0).astype(np.int64)  # 150 to 50
     weak = (rng.normal(size=(200, 20)) + 0.3 * labels[:, None]).astype(np.float32)
-    found = probe(weak, labels, np.arange(200), 2, "accuracy")
+    found = probe(weak, labels, np.arange(200), 2, ACCURACY)
     assert found.score > 0.75
 
 
@@ -103,8 +101,8 @@ def test_copies_in_one_group_do_not_vouch_for_each_other() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(40) % 2, 5)
     noise = np.repeat(rng.normal(size=(40, 300)), 5, axis=0).astype(np.float32)
-    apart = probe(noise, labels, np.arange(200), 2, "accuracy")
-    together = probe(noise, labels, np.arange(200) // 5, 2, "accuracy")
+    apart = probe(noise, labels, np.arange(200), 2, ACCURACY)
+    together = probe(noise, labels, np.arange(200) // 5, 2, ACCURACY)
     assert apart.score == pytest.approx(1)  # five copies each: the label is found at the copy
     assert together.score < 0.5 + 0.2
     assert together.se == pytest.approx(np.sqrt(0.25 / 40), rel=0.15)  # forty draws, not 200
@@ -113,14 +111,14 @@ def test_copies_in_one_group_do_not_vouch_for_each_other() -> None:
 def test_a_single_group_of_all_images_teaches_nothing() -> None:
     labels = np.arange(20) % 2
     x = np.eye(2, dtype=np.float32)[labels]
-    assert probe(x, labels, np.zeros(20, np.int64), 2, "accuracy").score == pytest.approx(0.5)
+    assert probe(x, labels, np.zeros(20, np.int64), 2, ACCURACY).score == pytest.approx(0.5)
 
 
 def test_features_that_never_move_give_no_score_above_chance() -> None:
     labels = np.arange(30) % 3
     for value in (0.0, 100.1):
         x = np.full((30, 5), value, np.float32)
-        assert probe(x, labels, np.arange(30), 3, "accuracy").score <= 1 / 3
+        assert probe(x, labels, np.arange(30), 3, ACCURACY).score <= 1 / 3
 
 
 def test_a_feature_that_tells_the_classes_scores_one_whatever_its_scale() -> None:
@@ -128,36 +126,16 @@ def test_a_feature_that_tells_the_classes_scores_one_whatever_its_scale() -> Non
     labels = np.arange(40) % 2
     x = rng.normal(size=(40, 3)).astype(np.float32)
     x[:, 1] = 1000 + 0.01 * labels
-    assert probe(x, labels, np.arange(40), 2, "accuracy").score == pytest.approx(1)
+    assert probe(x, labels, np.arange(40), 2, ACCURACY).score == pytest.approx(1)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
-def test_weighted_score_is_the_metric(metric: str) -> None:
+@pytest.mark.parametrize("name", ["accuracy", "auc", "auc:b", "log_loss", "sens@spec=0.8"])
+def test_any_criterion_can_drive_a_probe(name: str) -> None:
     rng = np.random.default_rng(0)
-    labels = rng.choice(5, 80, p=[0.5, 0.3, 0.15, 0.05, 0.0])
-    predicted = rng.integers(0, 4, 80)
-    reference = accuracy_score if metric == "accuracy" else balanced_accuracy_score
-    score, _ = weighted_score(predicted == labels, labels, metric)
-    assert score == pytest.approx(reference(labels, predicted))
-    assert image_weights(labels, metric).sum() == pytest.approx(1)
-
-
-@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
-def test_the_standard_error_is_the_spread_over_new_images(metric: str) -> None:
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2], [100, 40, 20])
-    right = np.array([0.9, 0.6, 0.75])[labels]
-    scores, errors = [], []
-    for _ in range(600):
-        # For accuracy the images of a draw are of any class, for the balanced one of each in turn.
-        p = right if metric != "accuracy" else rng.permutation(right)[rng.integers(0, 160, 160)]
-        score, se = weighted_score(rng.random(160) < p, labels, metric)
-        scores.append(score)
-        errors.append(se)
-    assert np.mean(errors) == pytest.approx(np.std(scores), rel=0.1)
-
-
-def test_a_class_with_one_image_does_not_break_the_standard_error() -> None:
-    labels = np.array([0, 0, 0, 1])
-    assert weighted_se(np.array([1.0, 0.0, 1.0, 1.0]), labels, "balanced_accuracy") > 0
-    assert weighted_se(np.ones(4), labels, "accuracy") == 0
+    labels = np.arange(200) % 2
+    x = (rng.normal(size=(200, 20)) + 0.4 * labels[:, None]).astype(np.float32)
+    criterion = choose_criterion(name, labels, ["a", "b"])
+    found = probe(x, labels, np.arange(200), 2, criterion)
+    noise = probe(rng.normal(size=(200, 20)).astype(np.float32), labels, np.arange(200), 2, criterion)
+    assert found.score > noise.score + 2 * found.se
+    assert found.train_score >= found.score - 0.05

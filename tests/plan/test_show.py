@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headstart.plan.show import fit_text, plan_text
+from headstart.plan.show import check_text, fit_text, plan_text
 
 ROW = {"width": 8, "score": 0.5, "se": 0.01, "train_score": 0.6}
 PLAN: dict[str, Any] = {
@@ -22,6 +22,14 @@ PLAN: dict[str, Any] = {
     "flips_if": ["600 more images would make the set medium-sized."],
     "depth_curve": [ROW | {"stage": "stem"}, ROW | {"stage": "head", "score": 0.9}],
     "all_stages": ROW | {"score": 0.9},
+    "size": {"n": 400, "small_below": 1000, "large_above": 10_000, "verdict": "small"},
+    "similarity": {
+        "verdict": "unclear",
+        "bn_shift": 0.52,
+        "low": 0.44,
+        "high": 0.58,
+        "thresholds": {"similar_below": 0.5, "different_from": 0.55},
+    },
     "metric": "accuracy",
     "chance": 0.25,
     "learnable": True,
@@ -37,12 +45,80 @@ SCORES: dict[str, Any] = {
 }
 
 
-def test_the_plan_marks_its_place_among_the_four_cases() -> None:
-    lines = plan_text(PLAN).splitlines()
-    small = next(line for line in lines if line.startswith("  small"))
-    large = next(line for line in lines if line.startswith("  large"))
-    assert small.count("▶") == 2
-    assert "▶" not in large
+def drawn(**similarity: Any) -> list[str]:
+    """The lines of the plane, without the axis of the shift."""
+    plan = PLAN | {"similarity": PLAN["similarity"] | similarity}
+    lines = [line.partition("│")[2] for line in plan_text(plan).splitlines() if "│" in line]
+    assert len(lines) == 13
+    return lines
+
+
+def test_the_plan_marks_the_cases_of_the_rule() -> None:
+    top, *_, bottom = drawn()
+    assert top.startswith("▶ 2 early stages") and "  4 from scratch" in top
+    assert bottom.startswith("▶ 1 new head") and "  3 fine-tune" in bottom
+
+
+@pytest.mark.parametrize(
+    ("shift", "lines"), [(0.0, [12]), (0.49, [8]), (0.5, [6]), (0.54, [6]), (0.56, [4]), (3.0, [1])]
+)
+def test_the_data_set_lies_on_its_side_of_the_thresholds(shift: float, lines: list[int]) -> None:
+    plane = drawn(bn_shift=shift, low=shift, high=shift)
+    assert [at for at, line in enumerate(plane) if "●" in line] == lines
+    assert [at for at, line in enumerate(plane) if "┈" in line] == [5, 7]
+
+
+def test_the_interval_is_drawn_through_every_zone_it_reaches() -> None:
+    plane = drawn()
+    assert [at for at, line in enumerate(plane) if "┃" in line or "●" in line] == [4, 5, 6, 7, 8]
+    assert "●" in plane[6]
+    assert "● your images: 400 images to learn from (small), shift 0.52 [0.44, 0.58] (unclear)" in (
+        plan_text(PLAN)
+    )
+
+
+@pytest.mark.parametrize("n", [2, 400, 10**7])
+def test_without_a_shift_or_thresholds_the_size_is_still_shown(n: int) -> None:
+    unknown = dict.fromkeys(("bn_shift", "low", "high", "thresholds"))
+    size = PLAN["size"] | {"n": n}
+    text = plan_text(PLAN | {"size": size, "similarity": PLAN["similarity"] | unknown})
+    plane = [line for line in text.splitlines() if "│" in line]
+    assert len(plane) == 13 == sum("┃" in line for line in plane)
+    assert "┈" not in text and "shift not measured" in text
+
+
+def test_the_control_greys_what_random_weights_reach_too() -> None:
+    control = [{"stage": "stem", "score": 0.3}, {"stage": "head", "score": 0.95}]
+    said = {"depth_control": control, "depth_control_sentence": "Random weights reach 95 %."}
+    lines = plan_text(PLAN | said).splitlines()
+    stem = next(line for line in lines if line.split()[:1] == ["stem"])
+    head = next(line for line in lines if line.split()[:1] == ["head"])
+    assert (stem.count("▒"), stem.count("█")) == (12, 8)
+    assert (head.count("▒"), head.count("█")) == (36, 0)
+    assert "Random weights reach 95 %." in lines
+
+
+def test_a_log_loss_is_told_without_its_sign_and_drawn_from_guessing() -> None:
+    rows = [ROW | {"stage": "stem", "score": -1.2}, ROW | {"stage": "head", "score": -0.3}]
+    plan = PLAN | {"metric": "log_loss", "chance": -1.2, "depth_curve": rows}
+    lines = plan_text(plan | {"all_stages": ROW | {"score": -0.6}}).splitlines()
+    bars = {line.split()[0]: (line.split()[1], line.count("█")) for line in lines if "±" in line}
+    assert bars == {"stem": ("1.200", 0), "head": ("0.300", 30), "all": ("0.600", 20)}
+    assert next(line for line in lines if "best" in line).split()[0] == "head"
+
+
+def test_near_duplicates_say_what_is_wrong_with_them(tmp_path: Path) -> None:
+    pair = {"paths": ["a", "b"], "kind": "turned", "score": 1.0, "conflict": True, "leak": True}
+    rest = ("unreadable", "duplicates", "label_conflicts", "leaks", "source_overlap", "notes")
+    empty: dict[str, Any] = {key: [] for key in rest}
+    text = check_text(tmp_path, {"n": 2, "classes": ["x"], "near_duplicates": [pair], **empty})
+    assert "a ~ b (turned, two classes, both sides of your split)" in text
+
+
+def test_the_result_says_which_differences_cannot_be_seen(tmp_path: Path) -> None:
+    sentence = "On 100 images, a difference of less than 9 points may well go unseen."
+    scores = SCORES | {"resolvable": {"points": 9.0, "sentence": sentence}}
+    assert sentence in fit_text(tmp_path, PLAN, scores).splitlines()
 
 
 def test_the_plan_says_every_number_once() -> None:

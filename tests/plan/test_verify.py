@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from headstart.plan.criterion import Criterion, evaluate
 from headstart.plan.decide import Candidate, Facts, Plan, decide
 from headstart.plan.verify import Scored, Trial, Verified, table_json, verify
 
 STAGES = ("stem", "b0", "b1", "b2", "b3", "head")
 N = 400
 LABELS = np.arange(N) % 2
+UNEVEN = (np.arange(N) % 20 == 0).astype(np.int64)  # 380 to 20
 
 
 def plan(similarity: str = "similar", case: int | None = None, cut: str | None = None) -> Plan:
@@ -19,27 +21,30 @@ def plan(similarity: str = "similar", case: int | None = None, cut: str | None =
     return decide(Facts(N, similarity, "", STAGES, scores, 1000, 10_000), case, cut)
 
 
-def trial(right: float | NDArray[np.bool_], loss: float = 0.5) -> Trial:
+def trial(right: float | NDArray[np.bool_], loss: float = 0.5, metric: str = "accuracy") -> Trial:
     """The first share of the images is right; losses wobble around a mean."""
     correct = np.arange(N) < right * N if isinstance(right, float) else right
     wobble = 0.05 * np.sin(np.arange(N))
-    return Trial(correct, loss + wobble, np.zeros((N, 2)), np.ones(N, bool), 0.1, 1.0)
+    labels = LABELS if metric == "accuracy" else UNEVEN
+    answers = np.eye(2)[np.where(correct, labels, 1 - labels)]
+    score = evaluate(Criterion(metric, metric), answers, labels)
+    return Trial(score, 1.0, loss + wobble, np.zeros((N, 2)), 0.1, np.zeros(2), 1.0)
 
 
 def verified(made: Plan, trials: dict[str, Trial], labels: NDArray[np.int64] = LABELS) -> Verified:
     """Verify with a probe that ranks candidates as their trials do."""
     probes = {
         c.name: Scored(
-            c, float(trials[c.name].correct.mean()) if c.name in trials else 0.1, 0.01, 1, 0, "p"
+            c, trials[c.name].score.value if c.name in trials else 0.1, 0.01, 1, 0, "p"
         )
         for c in made.candidates
     }
     metric = "accuracy" if labels is LABELS else "balanced_accuracy"
 
     def cross_validate(candidate: Candidate) -> Trial:
-        return trials.get(candidate.name, trial(0.1, 2.0))
+        return trials.get(candidate.name, trial(0.1, 2.0, metric))
 
-    return verify(made, probes, cross_validate, labels, 5, metric)
+    return verify(made, probes, cross_validate, labels, 5, Criterion(metric, metric))
 
 
 def test_on_a_tie_the_simpler_stays() -> None:
@@ -92,11 +97,10 @@ def test_a_lower_loss_does_not_pay_for_lost_points() -> None:
 
 
 def test_the_metric_weighs_the_losses_as_it_weighs_the_images() -> None:
-    labels = (np.arange(N) % 20 == 0).astype(np.int64)  # 380 to 20
-    base, other = trial(0.9, 0.5), trial(0.9, 0.5)
-    other.loss[labels == 0] -= 0.1  # better on the many, much worse on the few
-    other.loss[labels == 1] += 0.5
-    found = verified(plan(), {"head_top": base, "all_stages": other}, labels)
+    base, other = (trial(0.9, 0.5, "balanced_accuracy") for _ in range(2))
+    other.loss[UNEVEN == 0] -= 0.1  # better on the many, much worse on the few
+    other.loss[UNEVEN == 1] += 0.5
+    found = verified(plan(), {"head_top": base, "all_stages": other}, UNEVEN)
     assert found.chosen.name == "head_top"
 
 

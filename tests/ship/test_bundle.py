@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +15,22 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from PIL import Image
 from safetensors import safe_open
 
 from headstart import results
-from headstart.backbone.graph import tap_graph
+from headstart.backbone.features import features
+from headstart.backbone.graph import TapGraph, tap_graph
+from headstart.data.images import content_hash, load_pixels
 from headstart.errors import BundleError, InternalError
+from headstart.judge.calibration import softmax
 from headstart.plan.decide import Candidate
-from headstart.ship.bundle import describe, read_bundle, write_bundle
-from headstart.ship.predict import load
-from headstart.train.head import Head
-from runs import refused
+from headstart.ship.bundle import describe, read_bundle, taps_of, write_bundle
+from headstart.ship.predict import load, wide
+from headstart.train.head import Head, train_head
+from headstart.train.mlp import MlpHead, train_mlp
+from networks import export_here, random_weights
+from runs import landscape, refused
 
 FILES = {"headstart.json", "model.safetensors", "model.onnx", "README.md"}
 
@@ -153,6 +160,15 @@ def test_a_description_that_is_none_is_refused(model: Path, text: str) -> None:
         {"classes": ["a", "b"]},
         {"classes": None},
         {"preprocess": {}},
+        {
+            "preprocess": {
+                "size_px": 8,
+                "resize_px": 8,
+                "mean": [0] * 3,
+                "std": [1] * 3,
+                "mirror": 1,
+            }
+        },
         {"preprocess": {"size_px": 224, "resize_px": 1, "fit": "crop", "mean": [0], "std": [1]}},
         {"temperature": "warm"},
         {"head": []},
@@ -236,6 +252,124 @@ def test_what_a_killed_process_left_is_cleared_away(toys: Any, tmp_path: Path) -
     (tmp_path / ".model-mine").mkdir()
     write_bundle(tmp_path / "model", graph, description, head, check, "card")
     assert {path.name for path in tmp_path.iterdir()} == {"model", ".model-mine"}
+
+
+# -- richer candidates ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def oblong(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Photos of many proportions, lines of 1 px among them."""
+    folder = tmp_path_factory.mktemp("oblong")
+    sides = [(90, 60), (40, 150), (200, 80), (64, 64), (1, 70), (70, 1), (30, 20), (500, 90)] * 2
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{i}.png" for i in range(len(sides))]
+    for path, (width, height) in zip(paths, sides, strict=True):
+        landscape(rng, width, height).save(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[int, TapGraph]:
+    """A small network's graphs at two input sizes."""
+    folder = tmp_path_factory.mktemp("small")
+    weights = random_weights("test_resnet", folder / "w.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(folder / "cache"))
+        export_here(patch)
+        return {side: tap_graph("test_resnet", weights, side, []) for side in (64, 96)}
+
+
+ALL = Candidate("a", "all_stages", None, None)
+CUT = Candidate("c", "head_cut", "layer1", None)
+TOP = Candidate("t", "head_top", None, None)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "side_px", "fit"),
+    [
+        (replace(ALL, spread=True), 64, "crop"),
+        (replace(ALL, spread=True, hidden=6), 64, "squash"),
+        (replace(CUT, spread=True), 96, "pad"),
+        (replace(CUT, hidden=6), 96, "squash"),
+        (replace(TOP, spread=True), 96, "crop"),
+    ],
+)
+def test_what_a_head_reads_is_what_its_bundle_serves(
+    small: dict[int, TapGraph],
+    oblong: list[Path],
+    tmp_path: Path,
+    candidate: Candidate,
+    side_px: int,
+    fit: Any,
+) -> None:
+    graph = small[side_px]
+    graph = replace(graph, preprocess=replace(graph.preprocess, fit=fit))
+    hashes = [content_hash(path.read_bytes()) for path in oblong]
+    found = features(graph, oblong, hashes, "cpu", 2)
+    if candidate.strategy == "all_stages":
+        x = found.all_stages(spread=candidate.spread)
+    else:
+        x = found.stage(candidate.cut or "head", spread=candidate.spread)
+    head: Head | MlpHead
+    labels = np.arange(len(oblong)) % 2
+    if candidate.hidden:
+        head = train_mlp(x, labels, 2, candidate.hidden, 0.1, 0)
+    else:
+        head = train_head(x, labels, 2, 0.1, 0)
+    expected = softmax(head.logits(x), 1.5)
+    assert np.ptp(expected) > 0.2
+    description = describe(graph, candidate, ["a", "b"], 1.5)
+    assert description["head"]["inputs"] == x.shape[1]
+    assert description["head"]["hidden"] == candidate.hidden
+    pixels = np.stack([load_pixels(path, wide(graph.preprocess))[0] for path in oblong])
+    write_bundle(tmp_path / "model", graph, description, head, (pixels, expected), "card")
+    model = load(tmp_path / "model")
+    assert model.bundle.preprocess == graph.preprocess
+    answers = np.array([answer.probabilities for answer in model.predict(oblong)])
+    assert np.abs(answers - expected).max() < 1e-4
+    for path, answer in zip(oblong, expected, strict=True):  # as a program without us would
+        whole = model.probabilities(np.asarray(Image.open(path).convert("RGB"))[None])
+        assert np.abs(whole - answer).max() < 0.02
+
+
+def test_deviations_of_an_early_stage_need_nothing_of_the_later_ones(
+    small: dict[int, TapGraph], tmp_path: Path
+) -> None:
+    graph, candidate = small[64], replace(CUT, spread=True)
+    assert taps_of(graph, candidate) == ("layer1", "layer1/std")
+    description = describe(graph, candidate, ["a", "b"], 1.0)
+    kept = graph.stage_names[: graph.stage_names.index("layer1") + 1]
+    assert description["stages"]["kept"] == list(kept)
+    assert description["parameters"]["frozen"] == graph.stage("layer1").parameters
+    head = Head(np.zeros((2, 2 * graph.stage("layer1").width), np.float32), np.zeros(2, np.float32))
+    check = np.zeros((1, 64, 64, 3), np.uint8), np.full((1, 2), 0.5)
+    write_bundle(tmp_path / "model", graph, description, head, check, "card")
+    stored = names_of(tmp_path / "model" / "model.safetensors")
+    assert stored == {"head.weight", "head.bias"} | {
+        f"backbone.{k}" for k in graph.stage("layer1").keeps
+    }
+    nodes = onnx.load(str(tmp_path / "model" / "model.onnx")).graph.node
+    outputs = {name for node in nodes for name in node.output}
+    assert {"layer1", "layer1/std"} <= outputs
+    assert not outputs & set(graph.stage_names[graph.stage_names.index("layer1") + 1 :])
+
+
+def test_all_deviations_of_a_network_keep_its_whole(small: dict[int, TapGraph]) -> None:
+    """Although the last output that is read belongs to an earlier stage than the head."""
+    graph = small[64]
+    reads = taps_of(graph, replace(ALL, spread=True))
+    assert reads == (*graph.stage_names, *graph.spread_names)
+    described = describe(graph, replace(ALL, spread=True), ["a", "b"], 1.0)
+    assert described["stages"] == {"kept": list(graph.stage_names), "removed": []}
+    assert taps_of(graph, replace(TOP, spread=True)) == ("head",)
+
+
+def test_a_mirrored_view_is_never_described(small: dict[int, TapGraph]) -> None:
+    graph = small[64]
+    mirrored = replace(graph, preprocess=replace(graph.preprocess, mirror=True))
+    with pytest.raises(AssertionError, match="mirrored"):
+        describe(mirrored, TOP, ["a", "b"], 1.0)
 
 
 # -- the model card ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -20,18 +21,19 @@ from headstart.judge.calibration import softmax
 from headstart.ship.onnx_graph import build
 from headstart.ship.predict import load, wide
 from headstart.train.head import Head
+from headstart.train.mlp import MlpHead
 from runs import landscape
 
 SMALL = Preprocess(size_px=8, resize_px=10)
 
 
-def mean_graph(path: Path, *taps: str) -> Path:
+def mean_graph(path: Path, *taps: str, side_px: int = 8) -> Path:
     """A backbone whose every tap is the mean colour of the pixels that it is given."""
     nodes = [helper.make_node("Cast", ["image"], ["numbers"], to=TensorProto.FLOAT)]
     for tap in taps:
         nodes.append(helper.make_node("ReduceMean", ["numbers", "axes"], [tap], keepdims=0))
     axes = helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 8, 8, 3])
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *[side_px] * 2, 3])
     outputs = [helper.make_tensor_value_info(tap, TensorProto.FLOAT, ["N", 3]) for tap in taps]
     graph = helper.make_graph(nodes, "toy", [image], outputs, [axes])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
@@ -110,6 +112,89 @@ def test_the_middle_of_a_long_image_is_met_to_the_pixel(
     seen = session.run(["headstart/pixels"], {"image": pixels[None]})[0][0]
     expected = fit_pixels(Image.fromarray(pixels), pre)
     assert np.abs(seen.astype(int) - expected).max() <= 2
+
+
+def fitted_by(network: bytes, image: Image.Image) -> NDArray[np.int64]:
+    """What the bundled network makes of an image, before the backbone sees it."""
+    model = onnx.load_from_string(network)
+    pixels = helper.make_tensor_value_info("headstart/pixels", TensorProto.UINT8, None)
+    model.graph.output.append(pixels)
+    session = open_session(model.SerializeToString(), 1)
+    seen = session.run(["headstart/pixels"], {"image": np.asarray(image)[None]})[0]
+    return np.asarray(seen[0].astype(np.int64))
+
+
+def drawn(kind: str, width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(width + height)
+    if kind == "landscape":
+        return landscape(rng, width, height)
+    pixels = np.zeros((height, width, 3), np.uint8)
+    if kind == "noise":
+        pixels = rng.integers(0, 256, pixels.shape, dtype=np.uint8)
+    pixels[height // 2], pixels[:, width // 3] = 255, 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("kind", ["landscape", "noise", "lines"])
+@pytest.mark.parametrize("fit", ["pad", "squash"])
+def test_padded_and_squashed_images_are_those_of_the_loader(
+    tmp_path: Path, fit: Any, kind: str
+) -> None:
+    sides = [*SIDES, (200, 3001), (3000, 123), (2, 2), (16_000, 5), (3, 20_000)]
+    graph = mean_graph(tmp_path / "g.onnx", "top")
+    for size in (8, 96):
+        pre = Preprocess(size, size, fit, mean=(0.485, 0.456, 0.406))
+        network = build(graph, ["top"], pre, random_head(3), 1.0)
+        for width, height in [*sides, (size, size), (size, 5 * size)]:
+            image = drawn(kind, width, height)
+            difference = np.abs(fitted_by(network, image) - fit_pixels(image, pre))
+            assert difference.max() <= 2, (size, width, height)
+
+
+LINES = """
+import sys
+import numpy as np
+from headstart.backbone.features import open_session
+session = open_session(open(sys.argv[1], "rb").read(), 1)
+for sides in ((1, 1_000_000), (1_000_000, 1)):
+    session.run(None, {"image": np.zeros((1, *sides, 3), np.uint8)})
+[line] = [l for l in open("/proc/self/status") if l.startswith("VmHWM")]
+print(int(line.split()[1]) / 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("fit", ["pad", "squash"])
+def test_a_line_of_a_million_pixels_needs_no_gigabytes(tmp_path: Path, fit: Any) -> None:
+    pre = Preprocess(512, 512, fit)  # 1.5 GB, if the line were widened before it is shortened
+    graph = mean_graph(tmp_path / "g.onnx", "top", side_px=512)
+    (tmp_path / "b.onnx").write_bytes(build(graph, ["top"], pre, random_head(3), 1.0))
+    command = [sys.executable, "-c", LINES, str(tmp_path / "b.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 500
+
+
+def test_a_mirrored_view_is_never_built_into_a_bundle(tmp_path: Path) -> None:
+    graph = mean_graph(tmp_path / "g.onnx", "top")
+    with pytest.raises(AssertionError, match="mirrored"):
+        build(graph, ["top"], Preprocess(8, 10, mirror=True), random_head(3), 1.0)
+
+
+def test_a_hidden_layer_answers_as_its_head_does(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+
+    def draw(*shape: int) -> NDArray[np.float32]:
+        return rng.normal(0, 0.05, shape).astype(np.float32)
+
+    head = MlpHead(draw(5, 6), draw(5), draw(2, 5), draw(2))
+    names = ["before_relu", "hidden"]
+    network = build(mean_graph(tmp_path / "g.onnx", *names), names, SMALL, head, 1.5)
+    pixels = rng.integers(0, 256, (4, 10, 10, 3), dtype=np.uint8)
+    got = open_session(network, 1).run(["probabilities"], {"image": pixels})[0]
+    colour = pixels[:, 1:9, 1:9].mean((1, 2), dtype=np.float64).astype(np.float32)
+    logits = head.logits(np.hstack([colour, colour]))
+    assert np.ptp(logits) > 0.1
+    assert got == pytest.approx(softmax(logits, 1.5), abs=1e-5)
 
 
 def test_the_contract_names_types_and_shapes_of_the_outside(toys: Any) -> None:

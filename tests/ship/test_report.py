@@ -58,6 +58,7 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str]] = []
         self.inline: list[tuple[str, str]] = []
         self.text = ""
+        self.pieces: list[str] = []
         self._raw = ""
         self.feed(source)
         self.close()
@@ -78,6 +79,7 @@ class Page(HTMLParser):
             self.inline[-1] = (kind, before + data)
         else:
             self.text += data
+            self.pieces.append(data)
 
     @property
     def policy(self) -> str:
@@ -121,7 +123,7 @@ def test_every_step_has_its_section_and_the_chosen_candidate_is_marked(run: Path
     page = Page(render(run))
     assert page.tags.count("h2") == 8
     assert page.tags.count("caption") == page.tags.count("table") > 6
-    assert ("class", "chosen") in page.attributes and page.text.count("chosen") == 1
+    assert page.attributes.count(("class", "chosen")) == 1
     assert {value for name, value in page.attributes if name == "data-chart"} == CHARTS
     for words in (
         "ends after 312 bytes",
@@ -131,7 +133,7 @@ def test_every_step_has_its_section_and_the_chosen_candidate_is_marked(run: Path
     ):
         assert words in page.text
     alt = [value for name, value in page.attributes if name in ("alt", "aria-label")]
-    assert len(alt) == 6 + 5 + 1 and all(alt)  # charts, thumbnails, navigation
+    assert len(alt) == 6 + 5 + 11 + 1 and all(alt)  # charts, mistakes, findings, navigation
 
 
 def test_commands_can_be_copied_as_they_are(run: Path) -> None:
@@ -147,7 +149,14 @@ def test_commands_can_be_copied_as_they_are(run: Path) -> None:
         ("plan.json", {"case": None, "strategy": "all_stages"}, "none of the four"),
         ("plan.json", {"similarity": {"verdict": "unclear", "bn_shift": None}}, "not measured"),
         ("plan.json", {"similarity": None, "size": None, "all_stages": None}, "not compared with"),
-        ("data.json", {"unreadable": [], "duplicates": [], "leaks": []}, "No copies were found."),
+        (
+            "data.json",
+            {"duplicates": [], "leaks": [], "label_conflicts": [], "near_duplicates": []},
+            "No copies were found.",
+        ),
+        ("plan.json", {"depth_control": None}, "Where in the network the information sits"),
+        ("plan.json", {"metric": "log_loss", "chance": -0.69}, "guessing would reach 0.690"),
+        ("evaluation.json", {"resolvable": None, "protocols": None}, "How good the model is"),
         (
             "evaluation.json",
             {"calibration": None},
@@ -171,8 +180,84 @@ def test_a_missing_or_damaged_file_is_named(run: Path, name: str) -> None:
     assert f"({name}.json)" in damaged
 
 
+def shown(run: Path) -> str:
+    """The text of the page, cell by cell, with every space a plain one."""
+    return " ".join(" ".join(Page(render(run)).pieces).replace("\u00a0", " ").split())
+
+
+def test_findings_are_shown_side_by_side_the_gravest_first(run: Path) -> None:
+    text = shown(run)
+    titles = ["One picture, two labels", "One picture on both sides", "Nearly the same", "Copies"]
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+    assert "2 more pairs" in text  # of eight conflicts six are open
+    assert "mirrored or turned, agreement 98.7 %; also on both sides of the split" in text
+    assert "and other.jpg and 3 more" in text
+    assert "dogs pair/1b.jpg" in text and "cats · training pair/1a.jpg" in text
+    assert "2 pictures with two labels, 2 pictures shared by training and test" in text
+
+
+def test_without_thumbnails_the_names_are_listed(run: Path) -> None:
+    (run / "findings.json").unlink()
+    page = Page(render(run))
+    assert "near/0.jpg · 0.png" in page.text and "no thumbnail" in page.text
+    assert "pairs" not in [value for name, value in page.attributes if name == "class"]
+    assert "Missing or unreadable" not in page.text
+
+
+def test_every_figure_has_its_protocol(run: Path) -> None:
+    text = shown(run)
+    assert "accuracy of the model 94.2 % (89.5 to 97.7 %) hold-out 20 %" in text
+    assert "naive accuracy 98.6 % ± 0.6 cross-validated, selection not nested" in text
+    assert "The repeated selections chose all_stages 7 × and head_top 3 ×." in text
+    assert "temperature – cross-fitted on what it learned" in text
+    assert "On 120 images, less than 8.1 points is unseen." in text
+    (run / "nested.json").unlink()
+    text = shown(run)
+    assert "score of the chosen candidate 97.9 % ± 0.8 cross-validated on the images" in text
+    assert "the best of 4 candidates" in text and "repeated selections" not in text
+
+
+def test_what_explains_the_decision_is_shown(run: Path) -> None:
+    text = shown(run)
+    assert "Detail in the images 78 px half of the images lie between 62 and 91 px" in text
+    assert "Known to the source's classes 39.4 %" in text and "± 1.2 points" in text
+    assert "colour and texture 70.0 % ± 2.0 0.2" in text
+    assert (
+        "Random weights reach 60 %" in text and "stem 32 65.9 % ± 1.2 70.9 % 60.0 % ± 2.0" in text
+    )
+
+
+def test_candidates_are_sorted_and_probes_stand_apart(run: Path) -> None:
+    text = shown(run).split("What was tried")[1]
+    names = ["all_stages", "all stages, 288 px, squash", "head_top chosen", "head_cut@b3"]
+    places = [text.index(f"{name} ") for name in names]
+    assert places == sorted(places)
+    assert "head_top chosen 1 97.9 % ± 0.8 99.5 % 1.6 0.8" in text
+    assert text.index("1 more at first look only") < places[-1]
+
+
+def test_any_number_of_candidates_stays_readable(run: Path) -> None:
+    row = json.loads((run / "plan.json").read_text())["candidates"][0]
+    many = [row | {"name": f"all stages, {k} px", "score": 0.9 - 0.001 * k} for k in range(70)]
+    change(run, "plan.json", candidates=[*many, row | {"score": 0.3}])
+    page = Page(render(run))
+    assert "And 51 more" in page.text and "head_top" in page.text
+    chart = json.loads(dict(page.inline)["application/json"])["candidates"]
+    labels = next(p["value"] for p in chart["params"] if p["name"] == "labels")
+    assert len(labels) == 20 and labels[-1] == "head_top"  # the chosen one is always drawn
+
+
+def test_long_names_break_where_a_part_begins(run: Path) -> None:
+    row = json.loads((run / "plan.json").read_text())["candidates"][0]
+    change(run, "plan.json", candidates=[row | {"name": "all_stages+spread@288px"}])
+    chart = json.loads(dict(Page(render(run)).inline)["application/json"])["candidates"]
+    (label,) = next(p["value"] for p in chart["params"] if p["name"] == "labels")
+    assert label == "all_stages+spread\n@288px"
+
+
 def test_run_json_alone_is_enough_and_nothing_is_not(run: Path) -> None:
-    for name in ("data", "plan", "evaluation", "mistakes"):
+    for name in ("data", "plan", "evaluation", "mistakes", "findings", "nested"):
         (run / f"{name}.json").write_text("{}")
     assert Page(render(run)).tags.count("h2") == 8
     (run / "run.json").unlink()
@@ -240,7 +325,12 @@ def test_a_thumbnail_that_is_no_picture_is_not_shown(run: Path) -> None:
     ]
     (run / "mistakes.json").write_text(json.dumps(rows))
     page = Page(render(run))
-    assert "img" not in page.tags and page.text.count("no thumbnail") == 4
+    assert page.tags.count("img") == 11 and page.text.count("no thumbnail") == 4 + 11
+    pairs = json.loads((run / "findings.json").read_text())["pairs"]
+    for pair, evil in zip(pairs, ['"><script>', "PHN2ZyBvbmxvYWQ9YWxlcnQoMSk+", 7], strict=False):
+        pair["images"][0]["thumbnail"] = evil
+    (run / "findings.json").write_text(json.dumps({"pairs": pairs}))
+    assert Page(render(run)).tags.count("img") == 11 - 3
 
 
 def test_the_policy_allows_exactly_the_scripts_and_the_style_of_the_page(run: Path) -> None:

@@ -7,9 +7,12 @@ from scipy.optimize import check_grad
 from sklearn.linear_model import LogisticRegression
 
 from headstart.judge.calibration import softmax
+from headstart.plan.criterion import Criterion
 from headstart.train.head import (
     STRENGTHS,
     Head,
+    HeadSearch,
+    HeadTask,
     _objective,
     cross_entropy,
     search_head,
@@ -29,6 +32,12 @@ def toy(n: int, d: int, classes: int, apart: float = 0.5, seed: int = 0) -> tupl
     x[:, 1] = x[:, 0]
     x[:, 2] = 7.3
     return x.astype(np.float32), labels
+
+
+def search(x: Array, labels: Int, folds: Int, classes: int, workers: int) -> HeadSearch:
+    accuracy = Criterion("accuracy", "accuracy")
+    task = HeadTask(labels, folds, np.arange(len(labels)), classes, accuracy)
+    return search_head(x, task, 0, workers)
 
 
 def answers(head: Head, x: Array) -> NDArray[np.float64]:
@@ -106,24 +115,27 @@ def test_without_any_information_the_shares_of_the_classes_are_answered(d: int) 
     np.testing.assert_allclose(
         answers(train_head(x, labels, 3, 0.1, 0), x)[0], [1 / 6, 2 / 6, 3 / 6], atol=1e-3
     )
-    found = search_head(x, labels, np.arange(60) % 5, 3, 0, 1)
+    found = search(x, labels, np.arange(60) % 5, 3, 1)
     assert np.isfinite(found.logits).all()
 
 
 @pytest.mark.parametrize("width", [6, 600])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_the_slope_is_that_of_the_loss(width: int, kind: type) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_slope_is_that_of_the_loss(width: int, kind: type, weighted: bool) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(70, width)).astype(kind)
     labels = rng.integers(0, 3, 70)
-    loss = _objective(x, labels, 3, 0.1)
+    weights = rng.uniform(0.2, 2, 70) if weighted else None
+    loss = _objective(x, labels, 3, 0.1, weights)
     flat = rng.normal(size=3 * width + 3) * 0.1
     step = 1e-4 if kind is np.float32 else 1e-6
     off = check_grad(lambda f: loss(f)[0], lambda f: loss(f)[1], flat, epsilon=step)
     assert off < 100 * step
     logits = x.astype(np.float64) @ flat[:-3].reshape(width, 3) + flat[-3:]
     penalty = 0.05 * (flat[:-3] ** 2).sum()
-    expected = cross_entropy(logits, labels).mean() + penalty
+    each = cross_entropy(logits, labels) * (1.0 if weights is None else weights)
+    expected = each.mean() + penalty
     assert loss(flat)[0] == pytest.approx(expected, rel=1e-6)
 
 
@@ -131,7 +143,7 @@ def test_on_noise_the_strongest_penalty_is_found() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 150)
     x = rng.normal(size=(150, 300)).astype(np.float32)
-    found = search_head(x, labels, np.arange(150) % 5, 4, 0, 1)
+    found = search(x, labels, np.arange(150) % 5, 4, 1)
     assert found.strength == STRENGTHS[0]
     # Hardly worse than saying nothing: log(4).
     assert cross_entropy(found.logits, labels).mean() < np.log(4) + 0.05
@@ -139,14 +151,14 @@ def test_on_noise_the_strongest_penalty_is_found() -> None:
 
 def test_on_clear_classes_a_weak_penalty_is_found_and_held_out_answers_are_right() -> None:
     x, labels = toy(150, 30, 3, apart=3.0)
-    found = search_head(x, labels, np.arange(150) % 5, 3, 0, 2)
+    found = search(x, labels, np.arange(150) % 5, 3, 2)
     assert found.strength < 0.1
     assert (found.logits.argmax(1) == labels).all()
 
 
 def test_the_search_does_not_depend_on_the_number_of_workers() -> None:
     x, labels = toy(90, 40, 3)
-    one, two = (search_head(x, labels, np.arange(90) % 5, 3, 0, workers) for workers in (1, 2))
+    one, two = (search(x, labels, np.arange(90) % 5, 3, workers) for workers in (1, 2))
     assert one.strength == two.strength
     assert one.logits.tobytes() == two.logits.tobytes()
 
@@ -155,7 +167,7 @@ def test_held_out_answers_come_from_a_layer_that_did_not_see_the_image() -> None
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 80)
     x = rng.normal(size=(80, 400)).astype(np.float32)
-    found = search_head(x, labels, np.arange(80) % 4, 2, 0, 1)
+    found = search(x, labels, np.arange(80) % 4, 2, 1)
     assert (found.train_logits.argmax(1) == labels).mean() > 0.95
     assert (found.logits.argmax(1) == labels).mean() < 0.7
 
@@ -165,7 +177,7 @@ def test_a_class_that_is_absent_from_a_fold_is_survived() -> None:
     folds = np.arange(60) % 5
     labels = labels.copy()
     labels[folds == 0] = 2  # all of class 2 are held out together
-    found = search_head(x, labels, folds, 3, 0, 1)
+    found = search(x, labels, folds, 3, 1)
     assert np.isfinite(found.logits).all()
     assert np.isfinite(cross_entropy(found.logits, labels)).all()
     assert (found.logits[folds == 0].argmax(1) != 2).all()
@@ -174,3 +186,16 @@ def test_a_class_that_is_absent_from_a_fold_is_survived() -> None:
 def test_cross_entropy_of_extreme_logits_is_finite() -> None:
     logits = np.array([[1e4, 0.0], [0.0, 1e4]])
     np.testing.assert_allclose(cross_entropy(logits, np.array([0, 0])), [0, 1e4])
+
+
+def test_a_weighted_head_is_that_of_a_set_with_rare_images_repeated() -> None:
+    x, labels = toy(60, 8, 2, apart=0.3)
+    few = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:10]])
+    repeated = np.concatenate([few, np.tile(few[-10:], 2)])  # 30 to 30
+    space = x[repeated]  # one scale for both
+    weighted = train_head(np.concatenate([space, space]), np.tile(labels[repeated], 2), 2, 0.03, 0)
+    plain = train_head(space, labels[repeated], 2, 0.03, 0, weighted=True)
+    np.testing.assert_allclose(answers(plain, space), answers(weighted, space), atol=1e-4)
+    rare = train_head(x[few], labels[few], 2, 0.03, 0, weighted=True)
+    common = train_head(x[few], labels[few], 2, 0.03, 0)
+    assert answers(rare, x[few])[:, 1].mean() > answers(common, x[few])[:, 1].mean() + 0.1

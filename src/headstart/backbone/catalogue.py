@@ -23,6 +23,7 @@ def catalogue_text() -> str:
     lines += [
         "",
         "Any other timm CNN by name: --backbone NAME fetches it from the hub, or give --weights FILE.",
+        "A small one to read, trained in minutes: python -m headstart.backbone.demo_net --help",
         f"Stages of a network: headstart backbones {DEFAULT_BACKBONE}",
     ]
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from headstart.backbone import graph as graphs
-from headstart.backbone.load import load, preprocess_of
+from headstart.backbone.load import config_of, load, preprocess_of
 from headstart.backbone.stages import Taps, describe, last_norm
 from headstart.data.images import ImageRefused, Preprocess, load_pixels
 from headstart.errors import HeadstartError, InternalError
@@ -35,18 +35,17 @@ PARITY_LIMIT = 1e-3
 
 def export(request: dict[str, Any]) -> None:
     """Write graph.onnx, graph.json, weights.safetensors and norm.safetensors into a folder."""
-    import timm
     from safetensors.torch import save
 
     weights = None if request["weights"] is None else Path(request["weights"])
     backbone = load(request["name"], weights)
-    config = timm.get_pretrained_cfg(request["name"]).to_dict()
-    preprocess = preprocess_of(config, request["size_px"])
+    preprocess = preprocess_of(config_of(request["name"]), request["size_px"])
     folder = Path(request["folder"])
     example = torch.zeros(1, 3, preprocess.size_px, preprocess.size_px)
     norm = last_norm(backbone.network, example)
     stages = describe(backbone.network, example)
-    taps = Taps(backbone.network, preprocess.mean, preprocess.std, norm).eval()
+    spread = [s.name for s in stages if s.side_px > 1]
+    taps = Taps(backbone.network, preprocess.mean, preprocess.std, norm, spread).eval()
     pixels = _real_pixels(request["images"], preprocess)
     with torch.inference_mode():
         expected = [output.numpy() for output in taps(torch.from_numpy(pixels))]
@@ -57,7 +56,7 @@ def export(request: dict[str, Any]) -> None:
         statistics = {"mean": module.running_mean, "variance": module.running_var}
         (folder / "norm.safetensors").write_bytes(save(statistics))  # type: ignore[arg-type]
     freeze_padding(backbone.network, example)
-    taps = Taps(backbone.network, preprocess.mean, preprocess.std, norm).eval()
+    taps = Taps(backbone.network, preprocess.mean, preprocess.std, norm, spread).eval()
     write_onnx(taps, preprocess.size_px, folder / "graph.onnx")
     parity = _parity(folder / "graph.onnx", pixels, expected, taps.names)
     classifier = state.get(f"{backbone.classifier}.weight")

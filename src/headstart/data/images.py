@@ -59,6 +59,7 @@ class Preprocess:
         fit: "crop" keeps the proportions and loses the rim, "pad" keeps both and adds a border in
             the mean colour, "squash" keeps the rim and loses the proportions.
         mean, std: per channel, of values in 0..1; carried for the graph, not applied here.
+        mirror: left and right change places in the end: a second view of the images to learn from.
 
     Raises:
         ArgumentError: for sides that cannot be.
@@ -72,6 +73,7 @@ class Preprocess:
     fit: Literal["crop", "pad", "squash"] = "crop"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.size_px <= 4096 or not self.size_px <= self.resize_px <= 8192:
@@ -82,12 +84,19 @@ class Preprocess:
     def key(self) -> str:
         """Short text for cache keys: equal exactly when pixels and normalisation are equal."""
         colours = hashlib.blake2b(repr((self.mean, self.std)).encode(), digest_size=4).hexdigest()
-        return f"v1-{self.fit}-{self.resize_px}-{self.size_px}-{colours}"
+        view = "-mirror" if self.mirror else ""
+        return f"v1-{self.fit}-{self.resize_px}-{self.size_px}-{colours}{view}"
 
     @property
     def decode_px(self) -> int:
         """Shorter side, in pixels, that a decoded image is brought to."""
         return self.resize_px if self.fit == "crop" else self.size_px
+
+    @property
+    def border(self) -> tuple[int, int, int]:
+        """RGB of what "pad" adds: the mean colour, which the network sees as zeros."""
+        red, green, blue = (min(255, max(0, round(value * 255))) for value in self.mean)
+        return red, green, blue
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +181,21 @@ def fit_pixels(image: Image.Image, pre: Preprocess) -> Pixels:
     >>> fit_pixels(Image.new("RGB", (640, 480), "red"), Preprocess()).shape
     (224, 224, 3)
     """
+    square = np.array(_fitted(image, pre))
+    return np.ascontiguousarray(square[:, ::-1]) if pre.mirror else square
+
+
+def _fitted(image: Image.Image, pre: Preprocess) -> Image.Image:
     size = pre.size_px
     if pre.fit == "crop":
-        return np.array(_resize_and_crop(image, pre.resize_px, size))
+        return _resize_and_crop(image, pre.resize_px, size)
     if pre.fit == "squash":
-        return np.array(_resize_whole(image, (size, size)))
+        return _resize_whole(image, (size, size))
     longer = max(image.size)
     width, height = (max(1, (side * size + longer // 2) // longer) for side in image.size)
-    red, green, blue = (min(255, max(0, round(value * 255))) for value in pre.mean)
-    square = Image.new("RGB", (size, size), (red, green, blue))
+    square = Image.new("RGB", (size, size), pre.border)
     square.paste(_resize_whole(image, (width, height)), ((size - width) // 2, (size - height) // 2))
-    return np.array(square)
+    return square
 
 
 def thumbnail(image: Image.Image, side_px: int, quality: int = 70) -> bytes:
@@ -227,10 +240,15 @@ def _span(side: int, new: int, first: int, size: int) -> tuple[int, int, float, 
 
 
 def _resize_whole(image: Image.Image, sides: tuple[int, int]) -> Image.Image:
+    """What shrinks shrinks first, then the rest grows: a long line is never widened as it is."""
     factors = (max(1, image.width // 16_384), max(1, image.height // 16_384))
     if factors != (1, 1):  # Pillow's table of weights is 32 times as long as the side, in bytes
         image = image.reduce(factors)
-    return _bicubic(image, sides, (0, 0, *image.size))
+    small = (min(image.width, sides[0]), min(image.height, sides[1]))
+    for new in (small, sides):
+        if new != image.size:
+            image = _bicubic(image, new, (0, 0, *image.size))
+    return image
 
 
 def _bicubic(

@@ -5,12 +5,13 @@ Shapes: `N` images, `C` classes, `B` bins. Nothing here draws a random number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtri
 
 from headstart.errors import ArgumentError
 from headstart.judge.calibration import (
@@ -35,6 +36,11 @@ from headstart.judge.metrics import (
     one_vs_rest,
     wilson,
 )
+
+TEST_LEVEL, POWER = 0.05, 0.80
+ERRORS_IN_COMMON = 0.5
+"""correlation of the errors of two models on the same images, where nothing better is known"""
+OTHER_IMAGES = "cross-fitted on held-out answers of the images that the model learned from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,21 @@ class Evaluation:
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
     calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class Resolvable:
+    """The smallest difference in accuracy that so many test images can show, in points of a hundred.
+
+    `points`: two models on the same images, of which `discordance` are right for one of them only;
+    `unpaired_points`: two models, each on as many images of its own. None: not even a perfect and a
+    useless model could be told apart.
+    """
+
+    points: float | None
+    unpaired_points: float | None
+    discordance: float
+    sentence: str
 
 
 def evaluate(
@@ -190,27 +211,125 @@ def over_repeats(repeats: Sequence[Evaluation]) -> Evaluation:
     return replace(first, metrics=metrics)
 
 
+def resolvable(n: int, accuracy: float) -> Resolvable:
+    """What n images can show about two models near this accuracy: 80 % power, two-sided 5 % level.
+
+    On the same images, McNemar's test (1947): with the discordance psi, the share of images that
+    only one of the two gets right, a difference d needs (Connor 1987)
+
+        n = [z_.975 sqrt(psi) + z_.80 sqrt(psi - d^2)]^2 / d^2
+
+    images; the true power is then 80 to 84 % (simulated). psi is unknown before the second model is, so it is stated: 2 a (1 - a) (1 - r) for the
+    accuracy a and errors of correlation r = 0.5; at least d, since a difference needs images to
+    differ on. On images of their own: two independent proportions, a and a - d (Fleiss, Levin &
+    Paik 2003, section 4.2). The accuracy is drawn in by two hits and two misses (Agresti & Coull
+    1998), or a model without a mistake would resolve anything. Images of one group count as if
+    they were independent, and the luck of the training images is not in it: both make it larger.
+
+    Raises:
+        ArgumentError: no image, or an accuracy outside 0 to 1.
+
+    >>> found = resolvable(100, 0.9)
+    >>> round(found.points, 1), round(found.unpaired_points, 1)
+    (8.8, 15.5)
+    """
+    if n < 1 or not 0 <= accuracy <= 1:
+        raise ArgumentError(
+            "A difference needs at least one image and an accuracy between 0 and 1",
+            received=f"{n} images, accuracy {accuracy}",
+        )
+    level = (accuracy * n + 2) / (n + 4)
+    discordance = 2 * level * (1 - level) * (1 - ERRORS_IN_COMMON)
+    paired = _least_difference(lambda d: _mcnemar_excess(n, d, max(discordance, d)), 1.0)
+    apart = _least_difference(lambda d: _two_samples_excess(n, level, d), level)
+    return Resolvable(
+        points=None if paired is None else 100 * paired,
+        unpaired_points=None if apart is None else 100 * apart,
+        discordance=discordance if paired is None else max(discordance, paired),
+        sentence=_resolvable_sentence(n, paired, apart, discordance),
+    )
+
+
+def _mcnemar_excess(n: int, d: float, discordance: float) -> float:
+    """How far a difference lies above what McNemar's test needs on n images; rises with d."""
+    error, miss = float(ndtri(1 - TEST_LEVEL / 2)), float(ndtri(POWER))
+    needed = error * discordance**0.5 + miss * (discordance - d**2) ** 0.5
+    return float(n**0.5 * d - needed)
+
+
+def _two_samples_excess(n: int, level: float, d: float) -> float:
+    """The same for two samples of n images with accuracies `level` and `level` - d."""
+    error, miss = float(ndtri(1 - TEST_LEVEL / 2)), float(ndtri(POWER))
+    low, middle = level - d, level - d / 2
+    needed = error * (2 * middle * (1 - middle)) ** 0.5
+    needed += miss * (level * (1 - level) + low * (1 - low)) ** 0.5
+    return float(n**0.5 * d - needed)
+
+
+def _least_difference(excess: Callable[[float], float], most: float) -> float | None:
+    """Where `excess` turns positive in (0, most], by bisection; None when it never does."""
+    if excess(most) < 0:
+        return None
+    low, high = 0.0, most
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return high
+
+
+def _resolvable_sentence(
+    n: int, paired: float | None, apart: float | None, discordance: float
+) -> str:
+    images = f"{n:,} image{'' if n == 1 else 's'}"
+    if paired is None:
+        return f"{images} cannot show any difference between two models."
+    text = (
+        f"On {images}, a difference of less than {paired * 100:.1f} points of accuracy between two "
+        f"models may well go unseen ({POWER:.0%} power at the {TEST_LEVEL:.0%} level of "
+        f"McNemar's test, when only one of the two is right on {max(discordance, paired):.0%} of them)"
+    ).replace("%", " %")
+    if apart is None:
+        return f"{text}; between models that were judged on different images, any difference."
+    return f"{text}; between models that were judged on different images, {apart * 100:.1f} points."
+
+
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The record as plain lists, numbers and None, which strict JSON can hold.
 
-    Keys: n, protocol, classes, metrics [{name, value, low, high, n, method}], per_class
-    [{name, support, precision, recall, f1, auc}, each score as in metrics], confusion [C][C],
-    calibration {ece, rms_debiased, brier, temperature, sentence, held_out_log_loss, reliability
-    [{confidence, accuracy, n}]}.
+    Keys: n, protocol, protocols [{figures, protocol}] (what each figure is an estimate from), classes,
+    metrics [{name, value, low, high, n, method}], per_class [{name, support, precision, recall, f1,
+    auc}, each score as in metrics], confusion [C][C], calibration {ece, rms_debiased, brier,
+    temperature, sentence, held_out_log_loss, reliability [{confidence, accuracy, n}]}, resolvable
+    {points, unpaired_points, discordance, sentence}.
 
     >>> found = evaluate([[0.9, 0.1], [0.2, 0.8]], [0, 1], ["cat", "dog"], "test part")
     >>> to_json(found)["per_class"][1]["name"], to_json(found)["confusion"]
     ('dog', [[1, 0], [0, 1]])
     """
+    accuracy = next(m.value for m in evaluation.metrics if m.name == "accuracy")
+    assert accuracy is not None
     return {
         "n": evaluation.n,
         "protocol": evaluation.protocol,
+        "protocols": _protocols(evaluation),
         "classes": list(evaluation.classes),
         "metrics": [asdict(metric) for metric in evaluation.metrics],
         "per_class": [_class_json(c, evaluation.classes[c.index]) for c in evaluation.per_class],
         "confusion": [list(row) for row in evaluation.confusion],
         "calibration": _calibration_json(evaluation.calibration),
+        "resolvable": asdict(resolvable(evaluation.n, accuracy)),
     }
+
+
+def _protocols(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Which images each figure of the record was estimated from."""
+    judged = ["metrics", "per_class", "confusion"]
+    judged += [f"calibration.{name}" for name in ("ece", "rms_debiased", "brier", "reliability")]
+    rows: list[dict[str, Any]] = [{"figures": judged, "protocol": evaluation.protocol}]
+    if evaluation.calibration.temperature is not None:
+        figures = ["calibration.temperature", "calibration.held_out_log_loss"]
+        rows.append({"figures": figures, "protocol": OTHER_IMAGES})
+    return rows
 
 
 def _calibration_json(calibration: Calibration) -> dict[str, Any]:

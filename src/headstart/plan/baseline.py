@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.plan.criterion import Criterion
 from headstart.plan.probe import Float, Int, Probe, kernel_probe
 
 COPY_PX = 32
@@ -28,7 +29,7 @@ class Baseline:
 
 
 def baselines(
-    copies: NDArray[np.uint8], labels: Int, groups: Int, classes: int, metric: str
+    copies: NDArray[np.uint8], labels: Int, groups: Int, classes: int, criterion: Criterion
 ) -> tuple[Baseline, ...]:
     """Score raw pixels and colour/texture by leave-one-group-out kernel ridge regression.
 
@@ -44,7 +45,7 @@ def baselines(
         best: Probe | None = None
         for width in (0.5, 1.0, 2.0):
             kernel = gaussian_kernel(features, width)
-            probe = kernel_probe(kernel, labels, groups, classes, metric)
+            probe = kernel_probe(kernel, labels, groups, classes, criterion)
             if best is None or probe.score > best.score:
                 best = probe
         assert best is not None

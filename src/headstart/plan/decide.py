@@ -11,7 +11,7 @@ The table is a prior, not a law (Yosinski et al. 2014 show which layers transfer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headstart.errors import ArgumentError, nearest
 
@@ -21,6 +21,11 @@ CASES = {
     3: "large and similar: fine-tune the whole network",
     4: "large and different: train from scratch, or fine-tune",
 }
+OWN = "own"
+MIRROR = "mirror"
+HIDDEN_FROM = 500
+"""images below which a hidden layer is not tried: it has more to choose than they can tell"""
+HIDDEN = 256
 SIDES = {
     ("small", "similar"): (1,),
     ("small", "unclear"): (1, 2),
@@ -47,6 +52,10 @@ class Facts:
     stage_scores: Mapping[str, float]
     small_below: int
     large_above: int
+    views: tuple[str, ...] = ()
+    """other ways in which the network looked at every image (`plan.views`)"""
+    spreads: bool = False
+    """whether standard deviations over positions may be read beside the means"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,16 @@ class Candidate:
     """the last stage that is kept, for head_cut"""
     case: int | None
     """1..4 when it is one of the four cases to the letter, else None"""
+    view: str = OWN
+    """how the network looks at an image; OWN is as it was pre-trained, or as the user said"""
+    spread: bool = False
+    """the head reads standard deviations over positions beside the means"""
+    hidden: int = 0
+    """width of a hidden layer in the head; 0: none"""
+    weighted: bool = False
+    """every class counts the same in the head's loss"""
+    mirrored: bool = False
+    """the head learns from every image and its mirror image"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +115,8 @@ def decide(
     size, size_sentence = size_verdict(facts.n, facts.small_below, facts.large_above)
     prior = SIDES[size, facts.similarity]
     candidates = frozen_candidates(facts.stages)
+    if case is None and cut is None:
+        candidates += richer_candidates(facts.views, facts.spreads)
     forced, allowed = _forced(candidates, facts.stages, case, cut, from_scratch)
     reasons = [
         size_sentence,
@@ -161,6 +182,37 @@ def frozen_candidates(stages: Sequence[str]) -> tuple[Candidate, ...]:
     )
 
 
+def richer_candidates(views: Sequence[str], spreads: bool) -> tuple[Candidate, ...]:
+    """All stages once more: with standard deviations, and as seen in other views."""
+    if not spreads:
+        return ()
+    own = Candidate("all_stages+spread", "all_stages", None, None, spread=True)
+    others = [view for view in views if view != MIRROR]
+    return (own, *(replace(own, name=f"{own.name}@{view}", view=view) for view in others))
+
+
+def refinements(
+    best: Candidate, n: int, views: Sequence[str], uneven: bool
+) -> tuple[Candidate, ...]:
+    """Other heads on what the best candidate so far reads.
+
+    Args:
+        n: images to learn from. uneven: whether every class shall weigh the same and does not.
+
+    >>> best = Candidate("all_stages+spread", "all_stages", None, None, spread=True)
+    >>> [c.name for c in refinements(best, 800, ("mirror",), uneven=True)]
+    ['all_stages+spread+mirror', 'all_stages+spread+weights', 'all_stages+spread+mlp:256']
+    """
+    found = []
+    if MIRROR in views and best.view == OWN:
+        found.append(replace(best, name=f"{best.name}+mirror", mirrored=True))
+    if uneven:
+        found.append(replace(best, name=f"{best.name}+weights", weighted=True))
+    if n >= HIDDEN_FROM:
+        found.append(replace(best, name=f"{best.name}+mlp:{HIDDEN}", hidden=HIDDEN))
+    return tuple(found)
+
+
 def check_cut(cut: str, stages: Sequence[str]) -> None:
     """Refuse a --cut that is not a stage, or that cuts nothing off."""
     listed = f"Stages in order: {', '.join(stages)}."
@@ -205,7 +257,7 @@ def finalists(plan: Plan, scores: Mapping[str, float]) -> tuple[str, ...]:
         chosen = best(cuts)
         if 2 in plan.case_prior:
             chosen += best([c for c in cuts if c.case == 2])
-        chosen.append("all_stages")
+        chosen += [c.name for c in plan.candidates if c.strategy == "all_stages"]
     return tuple(dict.fromkeys(["head_top", *chosen]))
 
 

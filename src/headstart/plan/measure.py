@@ -15,6 +15,7 @@ from headstart.backbone.features import Features
 from headstart.backbone.graph import TapGraph
 from headstart.backbone.load import EMBEDDED_SHA256
 from headstart.parallel import one_blas_thread, ordered_map
+from headstart.plan.criterion import Criterion, chance
 from headstart.plan.probe import MAX_IMAGES, Probe, probe
 
 Int = NDArray[np.int64]
@@ -31,8 +32,6 @@ CALIBRATED: Mapping[tuple[str, int], tuple[float, float]] = {
     # (weights, size in px): similar below, different from. Measured on 20 data sets: docs/log.md.
     (EMBEDDED_SHA256, 224): (0.50, 0.55),
 }
-IMBALANCE = 3.0
-"""with a largest class over this many times the smallest, accuracy gives way to balanced accuracy"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,8 @@ class Measurement:
     all_stages: StageProbe
     chance: float
     """the score of always naming the largest class"""
-    metric: str
+    criterion: Criterion
+    """the score that drives every choice"""
     probe_images: int
     """how many images the probes used"""
 
@@ -94,55 +94,54 @@ class Measurement:
         The standard error is at least that of guessing, for a few lucky images know no spread.
         """
         best = max((*self.depth, self.all_stages), key=lambda row: row.probe.score).probe
-        counts = [n for n in self.per_class.values() if n]
-        scale = self.n / self.probe_images  # the probes may have used fewer images
-        spread = self.chance * (1 - self.chance) * scale
-        if self.metric == "accuracy":
-            guessing_se = (spread / sum(counts)) ** 0.5
-        else:
-            guessing_se = (spread * sum(1 / n for n in counts)) ** 0.5 / len(counts)
-        return bool(best.score > self.chance + LUCK * max(best.se, guessing_se))
+        return bool(best.score > self.chance + LUCK * max(best.se, self._guessing_se()))
+
+    def _guessing_se(self) -> float:
+        counts = np.array([n for n in self.per_class.values() if n])
+        counts = counts * self.probe_images / self.n  # the probes may have used fewer images
+        kind, chance = self.criterion.kind, self.chance
+        if kind == "accuracy":
+            return float((chance * (1 - chance) / counts.sum()) ** 0.5)
+        if kind == "balanced_accuracy":
+            return float((chance * (1 - chance) * (1 / counts).sum()) ** 0.5 / len(counts))
+        if kind == "auc":  # of one class against the rest, Mann & Whitney 1947
+            few, rest = counts.min(), counts.sum() - counts.min()
+            return float(((few + rest + 1) / (12 * few * rest)) ** 0.5)
+        return 0.0 if kind == "log_loss" else float((chance * (1 - chance) / counts[1]) ** 0.5)
 
 
 def measure(
-    graph: TapGraph, features: Features, development: Development, seed: int, workers: int
+    graph: TapGraph,
+    features: Features,
+    development: Development,
+    criterion: Criterion,
+    seed: int,
+    workers: int,
 ) -> Measurement:
     """Measure size, similarity and the depth profile, all on the development images."""
     labels, groups, classes = development.labels, development.groups, development.classes
     counts = np.bincount(labels, minlength=len(classes))
-    metric = choose_metric(counts)
     some = _subset(labels, seed)
     rows = development.rows[some]
     names = (*features.stages, ALL_STAGES)
 
     def look(name: str) -> StageProbe:
         x = features.all_stages(rows) if name == ALL_STAGES else features.stage(name, rows)
-        found = probe(x, labels[some], groups[some], len(classes), metric)
+        found = probe(x, labels[some], groups[some], len(classes), criterion)
         return StageProbe(name, x.shape[1], found)
 
     with one_blas_thread():
         *stages, together = ordered_map(look, names, workers)
-    chance = counts.max() / counts.sum() if metric == "accuracy" else 1 / (counts > 0).sum()
     return Measurement(
         n=len(labels),
         per_class={name: int(n) for name, n in zip(classes, counts, strict=True)},
         similarity=similarity(graph, features, development, seed),
         depth=tuple(stages),
         all_stages=together,
-        chance=float(chance),
-        metric=metric,
+        chance=chance(criterion, labels),
+        criterion=criterion,
         probe_images=len(some),
     )
-
-
-def choose_metric(counts: Int) -> str:
-    """Accuracy, or balanced accuracy when the largest class is over 3 times the smallest.
-
-    >>> choose_metric(np.array([100, 400]))
-    'balanced_accuracy'
-    """
-    smallest = max(1, int(counts.min()))
-    return "balanced_accuracy" if counts.max() > IMBALANCE * smallest else "accuracy"
 
 
 def similarity(

@@ -24,8 +24,8 @@ Int = NDArray[np.int64]
 REPEATS = 2
 """the luck of one draw of the folds is halved"""
 FOLDS = 5
-SMALL_FOLDS_BELOW, SMALL_FOLDS = 300, 10
-"""with very few images a fifth less to learn from shows: ten folds then"""
+MORE_FOLDS = ((150, 20), (300, 10))
+"""(below so many images, folds): with few images a fifth less to learn from shows in the score"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,13 @@ class NestedEstimate:
     folds: int
 
 
-def outer_folds(n: int, smallest_class: int) -> int:
-    """How many outer folds: five, ten below 300 images, never more than the smallest class has."""
-    wanted = SMALL_FOLDS if n < SMALL_FOLDS_BELOW else FOLDS
-    return max(2, min(wanted, smallest_class))
+def outer_folds(n: int) -> int:
+    """How many outer folds: five, ten below 300 images, twenty below 150.
+
+    >>> outer_folds(900), outer_folds(299), outer_folds(100)
+    (5, 10, 20)
+    """
+    return next((folds for below, folds in MORE_FOLDS if n < below), FOLDS)
 
 
 def nested_estimate(

@@ -15,11 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.plan.criterion import Criterion, Value, evaluate, log_softmax
+
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 STRENGTHS = np.logspace(-4, 1.5, 12)
 """multiples of the mean eigenvalue times D; spans 'almost none' to 'almost only the mean'"""
+SHARPNESS = 2.0 ** np.arange(0, 7)
+"""ridge answers are no log probabilities; for the log loss they are multiplied by one of these"""
 MAX_IMAGES = 4_000
 """a probe needs no more: its standard error is then below 0.8 points"""
 
@@ -34,51 +38,8 @@ class Probe:
     seconds: float
 
 
-def image_weights(labels: Int, metric: str) -> Float:
-    """Weights [N] that sum to 1 such that sum(weights * correct) is the metric.
-
-    >>> image_weights(np.array([0, 0, 0, 1]), "balanced_accuracy").round(3).tolist()
-    [0.167, 0.167, 0.167, 0.5]
-    """
-    if metric == "accuracy":
-        return np.full(len(labels), 1 / len(labels))
-    counts = np.bincount(labels)
-    present = (counts > 0).sum()
-    return np.asarray(1 / (present * counts[labels]))
-
-
-def weighted_score(
-    correct: NDArray[np.bool_], labels: Int, metric: str, groups: Int | None = None
-) -> tuple[float, float]:
-    """The metric and its standard error from one yes/no per image.
-
-    The variance is that of a mean within each class for balanced accuracy, over all for accuracy.
-    """
-    weights = image_weights(labels, metric)
-    values = correct.astype(np.float64)
-    return float((weights * values).sum()), weighted_se(values, labels, metric, groups)
-
-
-def weighted_se(values: Float, labels: Int, metric: str, groups: Int | None = None) -> float:
-    """Standard error of sum(weights * values) over images; labels decide the strata.
-
-    With groups, images of one group count as one draw: ten photos of a plant are no ten plants.
-    """
-    weights = image_weights(labels, metric)
-    strata = labels if metric != "accuracy" else np.zeros_like(labels)
-    counts = np.bincount(strata)
-    means = np.bincount(strata, values) / np.maximum(counts, 1)
-    # n - 1 in the denominator; a class with one image has no spread of its own to show.
-    correction = counts / np.maximum(counts - 1, 1)
-    parts = weights * (values - means[strata]) * np.sqrt(correction[strata])
-    if groups is not None:
-        number = np.unique(groups, return_inverse=True)[1]
-        parts = np.asarray(np.bincount(number, parts), np.float64)
-    return float(np.sqrt((parts**2).sum()))
-
-
 def probe(
-    features: NDArray[np.float32], labels: Int, groups: Int, classes: int, metric: str
+    features: NDArray[np.float32], labels: Int, groups: Int, classes: int, criterion: Criterion
 ) -> Probe:
     """Score features [N, D] by leave-one-group-out ridge regression at its best strength.
 
@@ -87,39 +48,45 @@ def probe(
     """
     began = time.perf_counter()
     smoother = _smoother_of_features(_standardise(features))
-    return _best(smoother, labels, groups, classes, metric, began)
+    return _best(smoother, labels, groups, classes, criterion, began)
 
 
-def kernel_probe(kernel: Float, labels: Int, groups: Int, classes: int, metric: str) -> Probe:
+def kernel_probe(
+    kernel: Float, labels: Int, groups: Int, classes: int, criterion: Criterion
+) -> Probe:
     """The same score for similarities [N, N] of images instead of their features."""
     began = time.perf_counter()
     smoother = _smoother_of_kernel(
         kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean()
     )
-    return _best(smoother, labels, groups, classes, metric, began)
+    return _best(smoother, labels, groups, classes, criterion, began)
 
 
 def _best(
-    smoother: _Smoother, labels: Int, groups: Int, classes: int, metric: str, began: float
+    smoother: _Smoother, labels: Int, groups: Int, classes: int, criterion: Criterion, began: float
 ) -> Probe:
     targets = np.eye(classes)[labels]
     shares = targets.mean(0)
     targets -= shares
-    # Accuracy goes by the likeliest class; for balanced accuracy a class's share shall not count.
-    prior = shares if metric == "accuracy" else np.zeros(classes)
+    # Where every class weighs the same, a class's share shall not count.
+    prior = np.zeros(classes) if criterion.stratified else shares
     blocks = _blocks(groups)
-    weights = image_weights(labels, metric)
-    best: tuple[float, NDArray[np.bool_], float] | None = None
+    best: tuple[Value, float] | None = None
     for strength in STRENGTHS[::-1]:  # strongest first: ties keep the simpler one
         fitted, left_out = smoother.predict(targets, float(strength), blocks)
-        correct = (left_out + prior).argmax(1) == labels
-        score = float((weights * correct).sum())
-        if best is None or score > best[0] + 1e-9:  # equal scores may differ in rounding
-            train = float((weights * ((fitted + prior).argmax(1) == labels)).sum())
-            best = (score, correct, train)
+        found = _score(criterion, left_out + prior, labels)
+        if best is None or found.value > best[0].value + 1e-9:  # equal but for rounding
+            best = (found, _score(criterion, fitted + prior, labels).value)
     assert best is not None
-    score, se = weighted_score(best[1], labels, metric, groups)
-    return Probe(score, se, best[2], time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return Probe(best[0].value, best[0].se(groups), best[1], seconds)
+
+
+def _score(criterion: Criterion, answers: Float, labels: Int) -> Value:
+    if criterion.kind != "log_loss":
+        return evaluate(criterion, answers, labels)
+    tried = [evaluate(criterion, log_softmax(answers * by), labels) for by in SHARPNESS]
+    return max(tried, key=lambda value: value.value)
 
 
 def _standardise(features: NDArray[np.float32]) -> Float:

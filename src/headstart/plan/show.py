@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,9 @@ from headstart.errors import show
 
 BAR = 40
 LISTED = 10
+WIDE, HIGH = 58, 13
+"""characters and lines of the plane of the four cases"""
+NAMES = {1: "new head", 2: "early stages", 3: "fine-tune", 4: "from scratch"}
 DONE = {
     "head_top": "a new head on the whole network, frozen",
     "head_cut": "the network cut after stage {cut}, and a new head on what is left, frozen",
@@ -24,14 +30,38 @@ def plan_text(plan: dict[str, Any]) -> str:
     lines.append(f"How well each stage tells the classes apart ({_words(plan['metric'])}):")
     rows = [*plan["depth_curve"], plan["all_stages"] | {"stage": "all"}]
     best = max(rows, key=lambda row: row["score"])
+    told = abs if plan["metric"] == "log_loss" else float  # stored negated, so that more is better
+    control = {row["stage"]: row["score"] for row in plan.get("depth_control") or []}
     for row in rows:
-        bar = "█" * round(BAR * max(0.0, row["score"]))
+        bar = _bar(_length(plan, row["score"]), _length(plan, control.get(row["stage"])))
         mark = " ◀ best" if row is best else ""
-        lines.append(f"  {show(row['stage']):>10} {row['score']:.3f} ± {row['se']:.3f} {bar}{mark}")
-    lines.append(f"  {'guessing':>10} {plan['chance']:.3f}")
+        lines.append(
+            f"  {show(row['stage']):>10} {told(row['score']):.3f} ± {row['se']:.3f} {bar}{mark}"
+        )
+    lines.append(f"  {'guessing':>10} {told(plan['chance']):.3f}")
+    if control:
+        lines.append(f"  {'▒':>10} the same network with random weights")
+    sentence = plan.get("depth_control_sentence")
+    if sentence and sentence not in plan["reasons"]:
+        lines.append(show(sentence))
     lines += [*_remarks(plan), "", "What would flip it:"]
     lines += [f"  - {show(flip)}" for flip in plan["flips_if"]]
     return "\n".join(lines)
+
+
+def _length(plan: dict[str, Any], score: float | None) -> float:
+    """A score as a share of the perfect one; a log loss starts from that of guessing."""
+    if score is None:
+        return 0.0
+    if plan["metric"] == "log_loss":
+        score = 1 - score / plan["chance"] if plan["chance"] else 0.0
+    return max(0.0, score)
+
+
+def _bar(score: float, control: float) -> str:
+    """A score as a bar; what random weights reach too is grey."""
+    whole, grey = round(BAR * score), round(BAR * control)
+    return "▒" * min(whole, grey) + "█" * (whole - min(whole, grey))
 
 
 def check_text(folder: Path, data: dict[str, Any]) -> str:
@@ -47,7 +77,7 @@ def check_text(folder: Path, data: dict[str, Any]) -> str:
         ("same content on both sides of your split", [" = ".join(g) for g in data["leaks"]]),
         (
             "near-duplicates",
-            [f"{' ~ '.join(p['paths'])} ({p['kind']})" for p in data["near_duplicates"]],
+            [f"{' ~ '.join(p['paths'])} ({_near_words(p)})" for p in data["near_duplicates"]],
         ),
         (
             "classes that look like one of the source's",
@@ -67,6 +97,14 @@ def check_text(folder: Path, data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _near_words(pair: dict[str, Any]) -> str:
+    """What happened to the picture, and what is wrong with that."""
+    words = [pair["kind"]]
+    words += ["two classes"] if pair["conflict"] else []
+    words += ["both sides of your split"] if pair["leak"] else []
+    return ", ".join(words)
+
+
 def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> str:
     """The result: what was done, how good it is, where it lies, what to do next."""
     done = DONE.get(plan["strategy"], plan["strategy"]).format(cut=show(plan["cut"]))
@@ -82,6 +120,8 @@ def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> 
         if metric["low"] is not None and metric["high"] is not None:
             value += f"  [{metric['low']:.3f}, {metric['high']:.3f}]"
         lines.append(f"  {_words(metric['name']):<18} {value}")
+    if "resolvable" in evaluation:
+        lines.append(show(evaluation["resolvable"]["sentence"]))
     lines += [*_remarks(plan), "", f"model:   {show(folder / 'model')}"]
     if (folder / "report.html").exists():
         lines.append(f"report:  {show(folder / 'report.html')}")
@@ -116,19 +156,121 @@ def _case(case: int | None) -> str:
 
 
 def _words(name: str) -> str:
-    return "AUC" if name == "auc" else name.replace("_", " ")
+    return {"auc": "AUC", "log_loss": "log loss, less is better"}.get(name, name.replace("_", " "))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plane:
+    """Where sizes and shifts lie on a plane of WIDE characters and HIGH lines."""
+
+    left: float
+    right: float
+    top: float
+    limits: tuple[float, ...]
+    """similar below, different from; empty where they are not known"""
+
+    def column(self, images: float) -> int:
+        return round((WIDE - 1) * log(images / self.left) / log(self.right / self.left))
+
+    def row(self, shift: float) -> int:
+        """A narrow band between the limits would not show, so every zone has lines of its own."""
+        zone = HIGH // 2 - 2
+        if not self.limits:
+            return round((HIGH - 1) * (1 - min(max(shift, 0) / self.top, 1)))
+        similar, different = self.limits
+        if shift >= different:
+            return round(zone * (1 - min((shift - different) / (self.top - different), 1)))
+        return HIGH // 2 if shift >= similar else HIGH - 1 - round(zone * max(shift, 0) / similar)
+
+    @property
+    def borders(self) -> dict[int, float]:
+        """The limits by their lines."""
+        return dict(zip((HIGH // 2 + 1, HIGH // 2 - 1), self.limits, strict=False))
 
 
 def _quadrant(plan: dict[str, Any]) -> list[str]:
-    """The four cases as a table, this data set's place marked."""
-    prior = plan["case_prior"]
-    names = {1: "new head", 2: "early stages", 3: "fine-tune", 4: "scratch"}
-
-    def cell(case: int) -> str:
-        return f"{'▶' if case in prior else ' '} {case} {names[case]:<13}"
-
+    """The plane of size and shift: the four cases, the thresholds, this data set and its interval."""
+    size, similarity = plan["size"], plan["similarity"]
+    n, shift = size["n"], similarity["bn_shift"]
+    small, large = max(2, size["small_below"]), max(3, size["large_above"])
+    limits = tuple(sorted((similarity["thresholds"] or {}).values()))
+    highest = similarity["high"] or shift or 0
+    plane = _Plane(
+        left=min(10, small / 10, n / 2),
+        right=max(large * 100, n * 5),
+        top=max(1.0, 1.25 * highest, 1.5 * max(limits, default=0)),
+        limits=limits,
+    )
+    lines = _drawn(plane, small, large, plan["case_prior"])
+    if shift is None:
+        first, last = 0, HIGH - 1
+    else:
+        low = shift if similarity["low"] is None else similarity["low"]
+        first, last = plane.row(highest), plane.row(low)
+    for at in range(first, last + 1):
+        lines[at][plane.column(n)] = "┃"
+    if shift is not None:
+        lines[plane.row(shift)][plane.column(n)] = "●"
+    marks = {
+        at: f"{value:.2f}" for at, value in {0: plane.top, HIGH - 1: 0, **plane.borders}.items()
+    }
     return [
-        "         similar to source  different",
-        f"  small  {cell(1)}  {cell(2)}".rstrip(),
-        f"  large  {cell(3)}  {cell(4)}".rstrip(),
+        "  BatchNorm shift ↑, images to learn from →",
+        *(f"  {marks.get(at, ''):>4} │{''.join(line)}".rstrip() for at, line in enumerate(lines)),
+        *_axis(plane),
+        _point_text(plan),
     ]
+
+
+def _drawn(plane: _Plane, small: int, large: int, prior: Sequence[int]) -> list[list[str]]:
+    """The plane without the data set: borders, and the names of the cases; the rule's own marked."""
+    lines = [[" "] * WIDE for _ in range(HIGH)]
+    for at in plane.borders:
+        lines[at] = ["┈"] * WIDE
+    middle, right = plane.column(small), plane.column(large)
+    for line in lines:
+        line[middle] = line[right] = "┊"
+    places = {2: (0, 0), 4: (0, right + 1), 1: (HIGH - 1, 0), 3: (HIGH - 1, right + 1)}
+    for case, (at, start) in places.items():
+        _write(lines[at], start, f"{'▶' if case in prior else ' '} {case} {NAMES[case]}")
+    _write(lines[0], middle + 1, " medium")
+    if plane.borders:
+        _write(lines[HIGH // 2], WIDE - 8, "unclear")
+    return lines
+
+
+def _axis(plane: _Plane) -> list[str]:
+    """The axis of sizes with its powers of ten."""
+    axis, labels = ["─"] * WIDE, [" "] * (WIDE + 2)
+    for power in range(10):
+        if plane.left <= 10**power <= plane.right:
+            axis[plane.column(10**power)] = "┴"
+            _write(labels, plane.column(10**power), _short(10**power))
+    return [f"       └{''.join(axis)}", f"        {''.join(labels)}".rstrip()]
+
+
+def _point_text(plan: dict[str, Any]) -> str:
+    """This data set's place in words."""
+    size, similarity = plan["size"], plan["similarity"]
+    text = f"{size['n']:,} images to learn from ({size['verdict']}), shift "
+    if similarity["bn_shift"] is None:
+        return f"  ┃ your images: {text}not measured"
+    text += f"{similarity['bn_shift']:.2f}"
+    if similarity["low"] is not None and similarity["high"] is not None:
+        text += f" [{similarity['low']:.2f}, {similarity['high']:.2f}]"
+    return f"  ● your images: {text} ({similarity['verdict']})"
+
+
+def _write(line: list[str], start: int, text: str) -> None:
+    """Put text into a line of the plane, as far as it reaches."""
+    for k, character in enumerate(text, start):
+        if 0 <= k < len(line):
+            line[k] = character
+
+
+def _short(number: int) -> str:
+    """1k for a thousand, 1M for a million."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (1000, "k")):
+        if number >= size:
+            return f"{number // size}{letter}"
+    return str(number)

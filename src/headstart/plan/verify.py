@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.plan.criterion import Criterion, Value, difference, mean_value
 from headstart.plan.decide import Candidate, Plan, finalists
-from headstart.plan.probe import image_weights, weighted_score, weighted_se
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -26,11 +26,14 @@ CLEAR = 1.96
 class Trial:
     """Held-out answers of one candidate's real head on the development images."""
 
-    correct: NDArray[np.bool_]  # [N]
+    score: Value
+    """the criterion of the held-out answers"""
+    train_score: float
+    """the criterion on images that the head was trained on"""
     loss: Float  # [N] negative log probability of the label, held out
     logits: Float  # [N, C] held out
-    train_correct: NDArray[np.bool_]  # [N] on images that the head was trained on
     strength: float
+    shift: Float  # [C] taken off the logits, so that rare classes get their say
     seconds: float
 
 
@@ -63,8 +66,9 @@ def verify(
     cross_validate: Callable[[Candidate], Trial],
     labels: Int,
     folds: int,
-    metric: str,
+    criterion: Criterion,
     groups: Int | None = None,
+    refine: Callable[[Candidate], Sequence[Candidate]] = lambda best: (),
 ) -> Verified:
     """Cross-validate the finalists on the same folds and apply the switch rule.
 
@@ -72,57 +76,72 @@ def verify(
         probes: the probe's row for every candidate, by name.
         cross_validate: trains a candidate's real head on each fold.
         labels: int [N] of the development images. folds: how many there are.
+        criterion: the score that decides.
         groups: int [N], images that stay together; they count as one draw in standard errors.
+        refine: other heads that are worth a try on what the best candidate reads.
     """
     by_name = {c.name: c for c in plan.candidates}
     names = finalists(plan, {name: row.score for name, row in probes.items()})
     trials = {name: cross_validate(by_name[name]) for name in names}
-    compare = _Comparison(labels, folds, metric, groups)
+    compare = _Comparison(labels, folds, criterion, groups)
     allowed = [name for name in names if name in plan.allowed]
     chosen, sentences = allowed[0], []
-    for name in allowed[1:]:
-        wins, sentence = compare(trials[chosen], trials[name], chosen, by_name[name])
+    challengers = [by_name[name] for name in allowed[1:]]
+    refined = False
+    while challengers:
+        other = challengers.pop(0)
+        if other.name not in trials:
+            by_name[other.name], trials[other.name] = other, cross_validate(other)
+        wins, sentence = compare(trials[chosen], trials[other.name], chosen, other)
         sentences.append(sentence)
         if wins:
-            chosen = name
+            chosen = other.name
+        if not challengers and not refined:
+            challengers, refined = list(refine(by_name[chosen])), True
+    if trials[chosen].shift.any():
+        sentences.append(
+            "Rare classes get their say: a share of the log of each class's frequency was taken off "
+            "its score, which cross-validation preferred. Probabilities are those of a world in "
+            "which the classes are more nearly equally frequent than in these images."
+        )
     warnings = []
     if plan.forced is not None and chosen != "head_top":
         gap, se = compare.difference(trials["head_top"], trials[chosen])
         if gap < 0:
+            by, unit = criterion.unit
             warnings.append(
-                f"{plan.forced}: {chosen} scores {-gap * 100:.1f} points below the head on the whole "
-                f"frozen network (standard error {se * 100:.1f}); it is shipped because it was asked for."
+                f"{plan.forced}: {chosen} scores {-gap * by:.{digits(by)}f} {unit} below the head on "
+                f"the whole frozen network (standard error {se * by:.{digits(by)}f}); it is shipped "
+                "because it was asked for."
             )
-    rows = []
-    for name, row in probes.items():
-        rows.append(compare.row(by_name[name], trials[name]) if name in trials else row)
+    rows = [row for name, row in probes.items() if name not in trials]
+    rows += [compare.row(by_name[name], trial) for name, trial in trials.items()]
+    place = {name: i for i, name in enumerate(by_name)}
+    rows.sort(key=lambda row: place[row.candidate.name])
     return Verified(by_name[chosen], trials[chosen], tuple(rows), tuple(sentences), tuple(warnings))
 
 
 class _Comparison:
     """Paired comparison of two candidates on the same held-out images."""
 
-    def __init__(self, labels: Int, folds: int, metric: str, groups: Int | None = None) -> None:
-        self.labels, self.metric, self.groups = labels, metric, groups
+    def __init__(
+        self, labels: Int, folds: int, criterion: Criterion, groups: Int | None = None
+    ) -> None:
+        self.labels, self.criterion, self.groups = labels, criterion, groups
         # The folds' training sets overlap, so a plain standard error is too small. Correction of
         # Nadeau & Bengio 2003: variance times 1 + folds * n_test / n_train.
         self.inflation = float(np.sqrt(1 + folds / (folds - 1)))
 
     def row(self, candidate: Candidate, trial: Trial) -> Scored:
         """A candidate's row in the table."""
-        score, se = weighted_score(trial.correct, self.labels, self.metric, self.groups)
-        train, _ = weighted_score(trial.train_correct, self.labels, self.metric)
-        return Scored(candidate, score, se, train, trial.seconds, "head, cross-validated")
-
-    def _se(self, values: Float) -> float:
-        return weighted_se(values, self.labels, self.metric, self.groups) * self.inflation
+        se = trial.score.se(self.groups)
+        method = "head, cross-validated"
+        return Scored(candidate, trial.score.value, se, trial.train_score, trial.seconds, method)
 
     def difference(self, base: Trial, other: Trial) -> tuple[float, float]:
-        """Gain of `other` in the metric, and its corrected standard error."""
-        gains = other.correct.astype(np.float64) - base.correct.astype(np.float64)
-        score, _ = weighted_score(other.correct, self.labels, self.metric)
-        before, _ = weighted_score(base.correct, self.labels, self.metric)
-        return score - before, self._se(gains)
+        """Gain of `other` in the criterion, and its corrected standard error."""
+        gain, se = difference(other.score, base.score, self.groups)
+        return gain, se * self.inflation
 
     def __call__(
         self, base: Trial, other: Trial, base_name: str, candidate: Candidate
@@ -133,12 +152,12 @@ class _Comparison:
         what the base has, so one standard error is enough, or a clearly lower loss at no cost.
         """
         gain, se = self.difference(base, other)
-        lighter = base.loss - other.loss
-        eased = float((image_weights(self.labels, self.metric) * lighter).sum())
-        eased_se = self._se(lighter)
+        lighter = mean_value(self.criterion, base.loss - other.loss, self.labels)
+        eased, eased_se = lighter.value, lighter.se(self.groups) * self.inflation
+        by, unit = self.criterion.unit
         text = (
-            f"{candidate.name} against {base_name}: {gain * 100:+.1f} points "
-            f"(standard error {se * 100:.1f}), log loss {-eased:+.3f} (standard error {eased_se:.3f})"
+            f"{candidate.name} against {base_name}: {gain * by:+.{digits(by)}f} {unit} (standard "
+            f"error {se * by:.{digits(by)}f}), log loss {-eased:+.3f} (standard error {eased_se:.3f})"
         )
         if candidate.strategy == "head_cut":
             wins = gain > CLEAR * se and gain > 0
@@ -152,6 +171,11 @@ class _Comparison:
         return wins, f"{text}; {rule}: {verdict}."
 
 
+def digits(factor: float) -> int:
+    """Decimals that suit a unit: points get one, nats three."""
+    return 1 if factor == 100.0 else 3
+
+
 def table_json(rows: Sequence[Scored]) -> list[dict[str, object]]:
     """The candidates as plan.json holds them."""
     return [
@@ -160,6 +184,11 @@ def table_json(rows: Sequence[Scored]) -> list[dict[str, object]]:
             "strategy": row.candidate.strategy,
             "cut": row.candidate.cut,
             "case": row.candidate.case,
+            "view": row.candidate.view,
+            "spread": row.candidate.spread,
+            "hidden": row.candidate.hidden,
+            "weighted": row.candidate.weighted,
+            "mirrored": row.candidate.mirrored,
             "score": round(row.score, 6),
             "se": round(row.se, 6),
             "train_score": round(row.train_score, 6),

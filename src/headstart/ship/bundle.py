@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.backbone.features import open_session
-from headstart.backbone.graph import TapGraph
+from headstart.backbone.graph import SPREAD, TapGraph
 from headstart.data.images import Preprocess
 from headstart.errors import ArgumentError, BundleError, InternalError, from_os, show
 from headstart.plan.decide import Candidate
 from headstart.run import atomic_write, sync_folder
 from headstart.train.head import Head
+from headstart.train.mlp import MlpHead
 
 FORMAT = "headstart-bundle"
 FORMAT_VERSION = 1
@@ -58,9 +59,17 @@ def describe(
     classes: Sequence[str],
     temperature: float,
 ) -> dict[str, Any]:
-    """headstart.json less the checksums: what the network is and how to use it."""
+    """headstart.json less the checksums: what the network is and how to use it.
+
+    Args:
+        graph: of the view that the candidate's head reads, at its input size and fit.
+    """
+    assert not graph.preprocess.mirror, "a mirrored view is there to learn from only"
     taps = taps_of(graph, candidate)
-    last = graph.stage(taps[-1])
+    last = graph.deepest(taps)
+    end = graph.stages.index(last) + 1
+    preprocess = asdict(graph.preprocess)
+    preprocess.pop("mirror")
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -75,16 +84,17 @@ def describe(
         "cut": candidate.cut,
         "case": candidate.case,
         "stages": {
-            "kept": list(graph.stage_names[: graph.stage_names.index(taps[-1]) + 1]),
-            "removed": list(graph.stage_names[graph.stage_names.index(taps[-1]) + 1 :]),
+            "kept": list(graph.stage_names[:end]),
+            "removed": list(graph.stage_names[end:]),
         },
         "head": {
             "reads": list(taps),
             "inputs": sum(graph.stage(tap).width for tap in taps),
+            "hidden": candidate.hidden,
             "outputs": len(classes),
         },
         "parameters": {"frozen": last.parameters, "multiply_adds": last.macs},
-        "preprocess": asdict(graph.preprocess),
+        "preprocess": preprocess,
         "temperature": temperature,
         "input": "image: uint8 [N, H, W, 3], RGB, upright (EXIF orientation applied)",
         "output": "probabilities: float32 [N, C], in the order of classes",
@@ -92,24 +102,26 @@ def describe(
 
 
 def taps_of(graph: TapGraph, candidate: Candidate) -> tuple[str, ...]:
-    """The stages whose features a candidate's head reads."""
-    if candidate.strategy == "all_stages":
-        return graph.stage_names
-    return (candidate.cut or graph.stage_names[-1],)
+    """The graph's outputs that a candidate's head reads, in the order of its features."""
+    every = candidate.strategy == "all_stages"
+    stages = graph.stage_names if every else (candidate.cut or graph.stage_names[-1],)
+    if not candidate.spread:
+        return stages
+    return (*stages, *(n for n in graph.spread_names if n.removesuffix(SPREAD) in stages))
 
 
 def write_bundle(
     folder: Path,
     graph: TapGraph,
     description: dict[str, Any],
-    head: Head,
+    head: Head | MlpHead,
     check: tuple[NDArray[np.uint8], NDArray[np.float64]],
     card: str,
 ) -> dict[str, Any]:
     """Write the bundle beside its place, prove it, then move it there in one step.
 
     Args:
-        check: pixels uint8 [N, R, R, 3] of real images, resized but not cropped, and the
+        check: pixels uint8 [N, R, R, 3] of real images as `predict.wide` asks for them, and the
             probabilities [N, C] that were evaluated for them.
 
     Returns:
@@ -197,6 +209,8 @@ def _read(folder: Path) -> Bundle:
         if _sha256_of(folder / name) != description["sha256"][name]:
             raise ValueError(f"{name} fails its checksum")
     pre = description["preprocess"]
+    if "mirror" in pre:  # for learning only: no model is written with it
+        raise ValueError("its images would be mirrored")
     return Bundle(
         folder=folder,
         classes=tuple(str(name) for name in description["classes"]),
@@ -224,13 +238,15 @@ def _own_sha256(description: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _tensors(graph: TapGraph, description: dict[str, Any], head: Head) -> dict[str, Any]:
+def _tensors(graph: TapGraph, description: dict[str, Any], head: Head | MlpHead) -> dict[str, Any]:
     """Tensors of the kept stages under `backbone.`, and the head."""
     from safetensors import safe_open
 
-    keeps = graph.stage(description["head"]["reads"][-1]).keeps
+    from headstart.ship.onnx_graph import head_tensors
+
+    keeps = graph.deepest(description["head"]["reads"]).keeps
     # safetensors writes memory as it lies: a transposed view would be stored scrambled.
-    tensors = {"head.weight": np.asarray(head.weight, order="C"), "head.bias": head.bias}
+    tensors: dict[str, Any] = dict(head_tensors(head))
     with safe_open(graph.weights, framework="numpy") as stored:
         for name in keeps:
             tensors[f"backbone.{name}"] = stored.get_tensor(name)

@@ -29,9 +29,20 @@ class Chart:
     max_px: int = 0
 
 
+def record(value: Any) -> Record:
+    """A stored object, or an empty one where something else was stored."""
+    return value if isinstance(value, dict) else {}
+
+
 def is_share(metric: object) -> bool:
     """Whether a metric is a share of images, and so reads best in per cent."""
     return str(metric).startswith(AS_SHARE)
+
+
+def titled(metric: str) -> str:
+    """A metric's name as an axis says it."""
+    said = metric.replace("_", " ")
+    return f"{said} (less is better)" if metric == "log_loss" else said
 
 
 def named(name: object) -> str:
@@ -40,29 +51,48 @@ def named(name: object) -> str:
 
 
 def axis(metric: str) -> Any:
-    """An axis in per cent for shares, in plain numbers otherwise."""
+    """An axis in per cent for shares, in plain numbers otherwise.
+
+    A log loss is stored negated, so that more is better; nobody wants to read the sign.
+    """
     import altair as alt
 
+    if metric == "log_loss":
+        return alt.Axis(labelExpr="format(abs(datum.value), '.2~f')", tickCount=5)
     return alt.Axis(format="~%", tickCount=5) if is_share(metric) else alt.Axis(tickCount=5)
 
 
-def places(labels: list[str], **axis: Any) -> Record:
-    """Scale and axis of a row of places whose labels stand in the chart's parameter `labels`."""
+def places(labels: list[str], parted: str | None = None, **axis: Any) -> Record:
+    """Scale and axis of a row of places whose labels stand in the chart's parameter `labels`.
+
+    Args:
+        parted: where a label is broken into lines; nowhere when None.
+    """
     import altair as alt
 
+    label = "labels[datum.value]"
+    if parted is not None:
+        label = f"split({label}, '{parted}')"
     return {
         "sort": None,
         "scale": alt.Scale(domain=list(range(len(labels)))),
-        "axis": alt.Axis(labelExpr="labels[datum.value]", labelOverlap=False, **axis),
+        "axis": alt.Axis(labelExpr=label, labelOverlap=False, **axis),
     }
 
 
-def two_colours(field: str, kinds: list[str], colours: Sequence[str] = (BLUE, ORANGE)) -> Any:
-    """Two kinds of marks in two colours that stay apart for colour-blind eyes."""
+def colours(
+    field: str, kinds: list[str], range_: Sequence[str] = (BLUE, ORANGE), columns: int = 2
+) -> Any:
+    """Kinds of marks in colours that stay apart for colour-blind eyes, with a legend on top.
+
+    Args:
+        columns: of the legend; three are too wide for a telephone.
+    """
     import altair as alt
 
-    scale = alt.Scale(domain=kinds, range=list(colours))
-    return alt.Color(f"{field}:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
+    scale = alt.Scale(domain=kinds, range=list(range_)[: len(kinds)])
+    legend = alt.Legend(orient="top", columns=columns)
+    return alt.Color(f"{field}:N", title=None, scale=scale, legend=legend)
 
 
 def finish(chart: Any, height: int, labels: Sequence[str] = ()) -> Record:

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from headstart.data.images import Preprocess
 from headstart.train.head import Head
+from headstart.train.mlp import MlpHead
 
 OWN = "headstart/"
 PIXELS = OWN + "pixels"
@@ -31,14 +32,15 @@ def build(
     tap_graph: Path,
     taps: Sequence[str],
     preprocess: Preprocess,
-    head: Head,
+    head: Head | MlpHead,
     temperature: float,
 ) -> bytes:
     """The bundle's ONNX file.
 
     Args:
         tap_graph: the exported backbone. taps: the outputs that the head reads, in order.
-        head: weight [C, D], bias [C]. temperature: divides the logits before the softmax.
+        head: reads the outputs side by side, [N, D]. temperature: divides the logits before the
+            softmax.
     """
     whole = onnx.load(str(tap_graph))
     body = onnx.utils.Extractor(whole).extract_model(["image"], list(taps))
@@ -75,20 +77,34 @@ def _constant(name: str, values: Sequence[int]) -> Any:
     return numpy_helper.from_array(np.array(values, dtype=np.int64), name)
 
 
+CUBIC = {
+    "mode": "cubic",
+    "antialias": 1,
+    "cubic_coeff_a": -0.5,
+    "exclude_outside": 1,
+    "coordinate_transformation_mode": "half_pixel",
+}
+
+
 def _preprocessing(pre: Preprocess) -> tuple[list[Any], list[Any]]:
     """Nodes that turn `image` of any size into `pixels` uint8 [N, S, S, 3], as `fit_pixels` does."""
-    assert pre.fit == "crop", "no setting asks for another fit yet"
+    assert not pre.mirror, "a mirrored view is there to learn from, never to answer from"
+    fit = {"crop": _crop, "pad": _pad, "squash": _squash}[pre.fit]
+    nodes, constants = fit(pre)
     node = helper.make_node
-    cubic = {
-        "mode": "cubic",
-        "antialias": 1,
-        "cubic_coeff_a": -0.5,
-        "exclude_outside": 1,
-        "coordinate_transformation_mode": "half_pixel",
-    }
     nodes = [
         node("Transpose", ["image"], ["whole"], perm=[0, 3, 1, 2]),
         node("Shape", ["whole"], ["outer"], start=0, end=2),
+        *nodes,
+        node("Transpose", ["square"], ["pixels"], perm=[0, 2, 3, 1]),
+    ]
+    return _own_names(nodes, constants)
+
+
+def _crop(pre: Preprocess) -> tuple[list[Any], list[Any]]:
+    """The centre of the image, resized by its shorter side."""
+    node = helper.make_node
+    nodes = [
         node("Shape", ["whole"], ["whole_sides"], start=2, end=4),
         node("ReduceMin", ["whole_sides"], ["shorter"], keepdims=1),
         # Of a very long image only the middle is resized: 1 x 3000 px would become 600 MB. Whole
@@ -107,12 +123,11 @@ def _preprocessing(pre: Preprocess) -> tuple[list[Any], list[Any]]:
         node("Add", ["scaled", "half"], ["rounded"]),
         node("Div", ["rounded", "shorter"], ["new_sides"]),
         node("Concat", ["outer", "new_sides"], ["new_shape"], axis=0),
-        node("Resize", ["middle", "", "", "new_shape"], ["resized"], **cubic),
+        node("Resize", ["middle", "", "", "new_shape"], ["resized"], **CUBIC),
         node("Sub", ["new_sides", "size_px"], ["surplus"]),
         node("Div", ["surplus", "two"], ["begin"]),
         node("Add", ["begin", "size_px"], ["end"]),
-        node("Slice", ["resized", "begin", "end", "spatial"], ["cropped"]),
-        node("Transpose", ["cropped"], ["pixels"], perm=[0, 2, 3, 1]),
+        node("Slice", ["resized", "begin", "end", "spatial"], ["square"]),
     ]
     constants = [
         _constant("zero", [0]),
@@ -122,29 +137,98 @@ def _preprocessing(pre: Preprocess) -> tuple[list[Any], list[Any]]:
         _constant("size_px", [pre.size_px]),
         _constant("spatial", [2, 3]),
     ]
-    return _own_names(nodes, constants)
+    return nodes, constants
 
 
-def _head_nodes(taps: Sequence[str], head: Head, temperature: float) -> tuple[list[Any], list[Any]]:
+def _squash(pre: Preprocess) -> tuple[list[Any], list[Any]]:
+    """The whole image, whatever its proportions."""
     node = helper.make_node
-    weight, bias, warmth = (OWN + name for name in ("head.weight", "head.bias", "temperature"))
-    features, logits, calibrated = (OWN + name for name in ("features", "logits", "calibrated"))
+    nodes = [
+        # First what shrinks, then what grows: a line of 1 x 1,000,000 px, widened as it is, would
+        # need gigabytes.
+        node("Shape", ["whole"], ["sides"], start=2, end=4),
+        node("Min", ["sides", "new_sides"], ["smaller"]),
+        node("Concat", ["outer", "smaller"], ["small_shape"], axis=0),
+        node("Resize", ["whole", "", "", "small_shape"], ["small"], **CUBIC),
+        node("Concat", ["outer", "new_sides"], ["new_shape"], axis=0),
+        node("Resize", ["small", "", "", "new_shape"], ["square"], **CUBIC),
+    ]
+    return nodes, [_constant("new_sides", [pre.size_px] * 2)]
+
+
+def _pad(pre: Preprocess) -> tuple[list[Any], list[Any]]:
+    """The whole image in its proportions, on a square of the mean colour."""
+    node = helper.make_node
+    nodes = [
+        node("Shape", ["whole"], ["sides"], start=2, end=4),
+        node("ReduceMax", ["sides"], ["longer"], keepdims=1),
+        # new side = max(1, (side * size_px + m // 2) // m) with m the longer side
+        node("Div", ["longer", "two"], ["half"]),
+        node("Mul", ["sides", "size_px"], ["scaled"]),
+        node("Add", ["scaled", "half"], ["rounded"]),
+        node("Div", ["rounded", "longer"], ["new_or_none"]),
+        node("Max", ["new_or_none", "one"], ["new_sides"]),
+        node("Concat", ["outer", "new_sides"], ["new_shape"], axis=0),
+        node("Resize", ["whole", "", "", "new_shape"], ["resized"], **CUBIC),
+        node("Sub", ["size_px", "new_sides"], ["missing"]),
+        node("Div", ["missing", "two"], ["before"]),
+        node("Sub", ["missing", "before"], ["after"]),
+        # All axes are written out: ONNX Runtime's optimiser fails on a Pad of some axes only.
+        node("Concat", ["none", "before", "none", "after"], ["pads"], axis=0),
+        node("Pad", ["resized", "pads"], ["padded"]),
+        # Pad knows one number for all channels, so where the image is decides between two images.
+        node("Concat", ["single", "new_sides"], ["plane"], axis=0),
+        node("Expand", ["is_image", "plane"], ["inside"]),
+        node("Pad", ["inside", "pads"], ["mask"]),
+        node("Cast", ["mask"], ["where"], to=TensorProto.BOOL),
+        node("Where", ["where", "padded", "border"], ["square"]),
+    ]
+    constants = [
+        _constant("one", [1]),
+        _constant("two", [2]),
+        _constant("size_px", [pre.size_px]),
+        _constant("none", [0, 0]),
+        _constant("single", [1, 1]),
+        numpy_helper.from_array(np.ones((1, 1, 1, 1), np.uint8), "is_image"),
+        numpy_helper.from_array(np.array(pre.border, np.uint8).reshape(1, 3, 1, 1), "border"),
+    ]
+    return nodes, constants
+
+
+def _head_nodes(
+    taps: Sequence[str], head: Head | MlpHead, temperature: float
+) -> tuple[list[Any], list[Any]]:
+    node = helper.make_node
+    features, logits, calibrated, warmth = (
+        OWN + name for name in ("features", "logits", "calibrated", "temperature")
+    )
     nodes = []
     if len(taps) > 1:
         nodes.append(node("Concat", list(taps), [features], axis=1))
     else:
         features = taps[0]
+    stored = {OWN + name: values for name, values in head_tensors(head).items()}
+    if isinstance(head, MlpHead):
+        weight, bias = OWN + "head.hidden.weight", OWN + "head.hidden.bias"
+        before, after = OWN + "before_relu", OWN + "hidden"
+        nodes.append(node("Gemm", [features, weight, bias], [before], transB=1))
+        nodes.append(node("Relu", [before], [after]))
+        features = after
     nodes += [
-        node("Gemm", [features, weight, bias], [logits], transB=1),
+        node("Gemm", [features, OWN + "head.weight", OWN + "head.bias"], [logits], transB=1),
         node("Div", [logits, warmth], [calibrated]),
         node("Softmax", [calibrated], ["probabilities"], axis=1),
     ]
-    stored: dict[str, NDArray[np.float32]] = {
-        weight: head.weight,
-        bias: head.bias,
-        warmth: np.array([temperature], np.float32),
-    }
+    stored[warmth] = np.array([temperature], np.float32)
     return nodes, [numpy_helper.from_array(values, name) for name, values in stored.items()]
+
+
+def head_tensors(head: Head | MlpHead) -> dict[str, NDArray[np.float32]]:
+    """A head's numbers by the names under which a bundle stores them, in C order."""
+    named = {"head.weight": head.weight, "head.bias": head.bias}
+    if isinstance(head, MlpHead):
+        named |= {"head.hidden.weight": head.hidden_weight, "head.hidden.bias": head.hidden_bias}
+    return {name: np.asarray(values, order="C") for name, values in named.items()}
 
 
 def _own_names(nodes: list[Any], constants: list[Any]) -> tuple[list[Any], list[Any]]:

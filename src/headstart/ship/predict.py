@@ -106,10 +106,13 @@ def load(path: str | Path) -> Model:
 
 
 def wide(preprocess: Preprocess) -> Preprocess:
-    """What the bundled network is fed: resized, its own centre crop still to come.
+    """What the bundled network is fed, which it resizes by a factor of one.
 
-    It holds the crop's pixels and their surroundings, for the network resizes by a factor of one.
+    For "crop" the crop's pixels and their surroundings, its own centre crop still to come; a
+    padded or squashed image is a square of the network's side already and stays as it is.
     """
+    if preprocess.fit != "crop":
+        return preprocess
     return replace(preprocess, size_px=preprocess.resize_px)
 
 

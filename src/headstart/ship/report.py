@@ -20,47 +20,18 @@ from typing import Any
 
 from headstart.errors import InternalError
 from headstart.run import read_json
-from headstart.ship.chart_parts import MOST_CLASSES, Chart, Record, is_share, named
+from headstart.ship import report_words
+from headstart.ship.chart_parts import MOST_CLASSES, Chart, Record, is_share, named, record
 from headstart.ship.charts import all_charts
+from headstart.ship.plan_charts import MOST_CANDIDATES
 
-MISSING = "–"
-OPTIONAL = ("data.json", "plan.json", "evaluation.json", "mistakes.json")
+EXPECTED = ("data.json", "plan.json", "evaluation.json", "mistakes.json")
+SOMETIMES = ("findings.json", "nested.json")  # not of every run, so no reason to complain
 # Marks that reverse or reorder the text around them: a file name must not rewrite the sentence.
 BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 SHOWN = 30  # rows of a long list; the rest is counted and stays in the JSON file
-CASES = {
-    1: "few and similar to the source",
-    2: "few and different from the source",
-    3: "many and similar to the source",
-    4: "many and different from the source",
-}
-STRATEGIES = {
-    "head_top": "kept the whole pre-trained network frozen and trained only a new last layer",
-    "head_cut": "sliced off the later stages of the network, kept the early ones frozen and trained "
-    "only a new last layer on their features",
-    "finetune": "replaced the last layer and re-trained the whole network from its pre-trained weights",
-    "scratch": "replaced the last layer and trained the whole network from random weights",
-    "all_stages": "kept the whole pre-trained network frozen and trained one new layer on the "
-    "features of every stage",
-    "partial": "replaced the last layer and re-trained only the last stages of the network",
-}
-LIKENESS = {
-    "similar": "similar to",
-    "different": "different from",
-    "unclear": "neither clearly similar to nor clearly different from",
-}
-MEANINGS = {
-    "accuracy": "share of images classified correctly",
-    "balanced_accuracy": "mean over the classes of the share found, so that rare classes count equally",
-    "macro_f1": "mean over the classes of the balance between precision and recall",
-    "log_loss": "how far the given probabilities are from the truth; 0 is perfect",
-    "auc": "chance that an image of the class scores higher than one of another class",
-    "top5_accuracy": "share of images whose true class is among the five most likely",
-    "brier": "mean squared error of the probabilities; 0 is perfect",
-    "ece": "mean distance between confidence and accuracy; 0 is perfect",
-}
 
 
 def render(run_dir: Path) -> str:
@@ -73,40 +44,52 @@ def render(run_dir: Path) -> str:
         RunFolderError: run.json is missing or is not a JSON object.
     """
     run = cleaned(read_json(run_dir / "run.json"))
-    stored = {name.removesuffix(".json"): _optional(run_dir / name) for name in OPTIONAL}
-    data, plan, evaluation = (_record(stored[name]) for name in ("data", "plan", "evaluation"))
+    files = (*EXPECTED, *SOMETIMES)
+    stored = {name.removesuffix(".json"): _optional(run_dir / name) for name in files}
+    data, plan, evaluation, nested = (
+        record(stored[name]) for name in ("data", "plan", "evaluation", "nested")
+    )
     charts = all_charts(data, plan, evaluation)
-    only_data = _record(run.get("settings")).get("command") == "check"
+    only_data = record(run.get("settings")).get("command") == "check"
+    opening = [report_words.found(data)]
+    if not only_data:
+        opening += [report_words.done(plan), report_words.how_good(plan, evaluation)]
     return str(
         _environment()
         .get_template("report.html")
         .render(
             name=str(run.get("name") or data.get("root") or cleaned(run_dir.resolve().name)),
             run=run,
-            versions={"headstart": run.get("headstart"), **_record(run.get("versions"))},
+            versions={"headstart": run.get("headstart"), **record(run.get("versions"))},
             data=data,
             plan=plan,
             evaluation=evaluation,
+            findings=_findings(data, record(stored["findings"])),
             mistakes=_gallery(stored["mistakes"]),
             only_data=only_data,
             missing=[
-                f"{name}.json"
-                for name, value in stored.items()
-                if value is None and (name == "data" or not only_data)
+                name
+                for name in EXPECTED
+                if stored[name.removesuffix(".json")] is None
+                and (name == "data.json" or not only_data)
             ],
-            opening=[_found(data)]
-            if only_data
-            else [_found(data), _done(plan), _how_good(plan, evaluation)],
-            confused=_confused(evaluation),
+            opening=opening,
+            tried=report_words.tried(plan),
+            unit="points" if is_share(plan.get("metric")) else "units of the score",
+            estimates=report_words.estimates(plan, evaluation, nested),
+            inner_choices=report_words.inner_choices(nested),
+            confused=report_words.confused(evaluation),
             charts=charts,
             specs=_specs(charts),
             vega=_vega(),
             commands=_commands(run_dir),
-            kinds=CASES,
-            strategies=STRATEGIES,
-            meanings=MEANINGS,
+            kinds=report_words.CASES,
+            strategies=report_words.STRATEGIES,
+            meanings=report_words.MEANINGS,
+            happened=report_words.KINDS,
             shown=SHOWN,
             most_classes=MOST_CLASSES,
+            most_candidates=MOST_CANDIDATES,
         )
     )
 
@@ -145,14 +128,31 @@ def _optional(path: Path) -> Any:
         return None
 
 
-def _record(value: Any) -> Record:
-    return value if isinstance(value, dict) else {}
-
-
 def _gallery(stored: Any) -> list[Record]:
     """The mistakes, each with its thumbnail as a data address, or None when it is no WebP image."""
     rows = stored.get("mistakes", []) if isinstance(stored, dict) else stored or []
     return [{**row, "source": _webp(row.get("thumbnail"))} for row in rows]
+
+
+def _findings(data: Record, stored: Record) -> list[Record]:
+    """What shows one picture twice, by kind: all names, and some pairs side by side."""
+    pairs = [
+        {**pair, "images": [{**side, "source": _webp(side.get("thumbnail"))} for side in sides]}
+        for pair in stored.get("pairs") or []
+        if isinstance(sides := pair.get("images"), list)
+    ]
+    return [
+        {
+            "title": title,
+            "explanation": explanation,
+            "paths": paths,
+            "pairs": [pair for pair in pairs if pair.get("finding") == name],
+        }
+        for (name, paths), (title, explanation) in zip(
+            report_words.found_paths(data).items(), report_words.FINDINGS.values(), strict=True
+        )
+        if paths
+    ]
 
 
 def _webp(encoded: object) -> str | None:
@@ -163,97 +163,6 @@ def _webp(encoded: object) -> str | None:
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return None
     return "data:image/webp;base64," + base64.b64encode(content).decode()
-
-
-# -- words ----------------------------------------------------------------------------------------
-
-
-def _found(data: Record) -> str:
-    """First sentence of the opening: what was found in the folder."""
-    if data.get("n") is None:
-        return "What was found in the data is not stored in this run folder."
-    kinds = (
-        ("unreadable", "file that could not be read", "files that could not be read"),
-        ("duplicates", "group of copies", "groups of copies"),
-        ("near_duplicates", "pair of near-duplicates", "pairs of near-duplicates"),
-        ("shortcuts", "possible shortcut", "possible shortcuts"),
-        ("leaks", "copy shared by training and test", "copies shared by training and test"),
-        ("label_conflicts", "copy with two labels", "copies with two labels"),
-    )
-    amounts = [(len(data.get(key) or []), one, more) for key, one, more in kinds]
-    said = [f"{n:,} {one if n == 1 else more}" for n, one, more in amounts if n]
-    checked = any(data.get(key) is not None for key, _, _ in kinds)
-    rest = (
-        f"; the checks found {_listed(said)}"
-        if said
-        else "; the checks found no fault"
-        if checked
-        else ""
-    )
-    classes = len(data.get("classes") or [])
-    return f"The folder holds {data['n']:,} images in {classes:,} classes{rest}."
-
-
-def _done(plan: Record) -> str:
-    """Second sentence: what headstart did about it."""
-    strategy = plan.get("strategy")
-    if not strategy:
-        return "What was done with them is not stored in this run folder."
-    size = _record(plan.get("size")).get("verdict") or "of unknown size"
-    verdict = str(_record(plan.get("similarity")).get("verdict"))
-    likeness = LIKENESS.get(verdict, "not compared with") + " what the network had learned from"
-    case = f", which is case {plan['case']}" if plan.get("case") in CASES else ""
-    return (
-        f"The data set is {size} and {likeness}; headstart "
-        f"{STRATEGIES.get(strategy, f'used the strategy {strategy}')}{case}."
-    )
-
-
-def _how_good(plan: Record, evaluation: Record) -> str:
-    """Third sentence: how good the model is, and how sure that is."""
-    metric = main_metric(plan, evaluation)
-    if metric is None:
-        return "How good the model is has not been measured, or is not stored in this run folder."
-    value = score(metric.get("value"), metric.get("name"))
-    n = metric.get("n") or evaluation.get("n")
-    nested = str(evaluation.get("protocol")).startswith("nested")
-    seen = (
-        ", each judged without having been learned from"
-        if nested
-        else " that it had not learned from"
-    )
-    text = f"The model's {words(metric.get('name'))} is {value} on {count(n)} images{seen}"
-    if metric.get("low") is not None and metric.get("high") is not None:
-        text += f" (95\u00a0% interval {interval(metric)})"
-    if plan.get("chance") is not None and metric.get("name") == plan.get("metric"):
-        text += f"; guessing would reach {score(plan['chance'], metric.get('name'))}"
-    return text + "."
-
-
-def main_metric(plan: Record, evaluation: Record) -> Record | None:
-    """The metric that drove the choices, or else the first one stored."""
-    metrics: list[Record] = [
-        row for row in evaluation.get("metrics") or [] if row.get("value") is not None
-    ]
-    driving = [row for row in metrics if row.get("name") == plan.get("metric")]
-    return next(iter(driving or metrics), None)
-
-
-def _listed(parts: list[str]) -> str:
-    """'a, b and c'."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _confused(evaluation: Record) -> list[Record]:
-    """Which class was taken for which, most often first."""
-    classes, matrix = evaluation.get("classes") or [], evaluation.get("confusion") or []
-    pairs = [
-        {"true": classes[i], "predicted": classes[j], "n": n, "share": n / sum(row)}
-        for i, row in enumerate(matrix)
-        for j, n in enumerate(row)
-        if i != j and n and i < len(classes) and j < len(classes)
-    ]
-    return sorted(pairs, key=lambda pair: -float(pair["n"]))[:20]
 
 
 def _commands(run_dir: Path) -> list[tuple[str, str]]:
@@ -269,44 +178,6 @@ def _commands(run_dir: Path) -> list[tuple[str, str]]:
         ),
         ("Write this report again", f"headstart report {run}"),
     ]
-
-
-# -- numbers, as the template's filters ------------------------------------------------------------
-
-
-def count(value: object) -> str:
-    """A whole number with thousands separated."""
-    return f"{value:,}" if isinstance(value, int) else MISSING if value is None else str(value)
-
-
-def score(value: object, metric: object = "accuracy") -> str:
-    """A score: shares in per cent, all others with three decimals."""
-    if not isinstance(value, int | float):
-        return MISSING
-    return f"{value:.1%}".replace("%", "\u00a0%") if is_share(metric) else f"{value:.3f}"
-
-
-def interval(metric: object, name: object = None) -> str:
-    """The two ends of a metric's interval, or a dash when there is none."""
-    row = metric if isinstance(metric, dict) else {}
-    low, high = row.get("low"), row.get("high")
-    if low is None or high is None:
-        return MISSING
-    called = name or row.get("name")
-    start = f"{100 * low:.1f}" if is_share(called) else score(low, called)
-    return f"{start} to {score(high, called)}"
-
-
-def words(name: object) -> str:
-    """A stored name as words: balanced_accuracy becomes balanced accuracy."""
-    return MISSING if not name else str(name).replace("_", " ")
-
-
-def plain(value: object) -> str:
-    """A setting's value as text."""
-    if value is None:
-        return MISSING
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 # -- the page: escaping and the policy -------------------------------------------------------------
@@ -327,7 +198,16 @@ def _environment() -> Any:
     def defined(value: object) -> object:
         return None if isinstance(value, jinja2.Undefined) else value
 
-    for filter_ in (count, score, interval, words, plain, named):
+    for filter_ in (
+        report_words.count,
+        report_words.score,
+        report_words.interval,
+        report_words.spread,
+        report_words.points,
+        report_words.words,
+        report_words.plain,
+        named,
+    ):
         environment.filters[filter_.__name__] = lambda value, *rest, filter_=filter_: filter_(
             defined(value), *map(defined, rest)
         )

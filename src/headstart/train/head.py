@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.parallel import one_blas_thread, ordered_map
+from headstart.plan.criterion import Criterion, Value, difference
+from headstart.train.adjust import adjust
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -48,6 +50,17 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadTask:
+    """What a head is to learn, and how it is scored."""
+
+    labels: Int  # [N] in 0..classes-1
+    folds: Int  # [N] the fold in which an image is held out; groups are whole within folds
+    groups: Int  # [N]
+    classes: int
+    criterion: Criterion
+
+
+@dataclass(frozen=True, slots=True)
 class HeadSearch:
     """What cross-validation found: the strength, and one held-out answer per image."""
 
@@ -58,64 +71,95 @@ class HeadSearch:
 
 
 def train_head(
-    features: NDArray[np.float32], labels: Int, classes: int, strength: float, seed: int
+    features: NDArray[np.float32],
+    labels: Int,
+    classes: int,
+    strength: float,
+    seed: int,
+    weighted: bool = False,
 ) -> Head:
     """Train the final layer on all given images, to convergence.
 
     Args:
         features: float32 [N, D]. labels: int [N] in 0..classes-1.
         strength: L2 penalty on the standardised weights, per image.
+        weighted: every class counts the same in the loss, however many images it has.
     """
     import scipy.optimize  # noqa: F401 - before the limit: it brings a linear algebra of its own
 
     with one_blas_thread():
-        space = _Space(features)
-        near = _minimise(space.rotated, labels, strength, space.random_start(classes, seed))
+        space = Space(features)
+        weights = class_weights(labels, classes) if weighted else None
+        start = space.random_start(classes, seed)
+        near = _minimise(space.rotated, labels, strength, start, weights)
         exact = space.rotated.astype(np.float64)
-        return space.fold(_minimise(exact, labels, strength, near, precise=True))
+        return space.fold(_minimise(exact, labels, strength, near, weights, precise=True))
+
+
+def class_weights(labels: Int, classes: int) -> Float:
+    """A weight per image [N], mean 1, that gives every class the same sum.
+
+    >>> class_weights(np.array([0, 0, 0, 1]), 2).round(3).tolist()
+    [0.667, 0.667, 0.667, 2.0]
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return np.asarray(len(labels) / ((counts > 0).sum() * counts[labels]))
 
 
 def search_head(
-    features: NDArray[np.float32], labels: Int, folds: Int, classes: int, seed: int, workers: int
+    features: NDArray[np.float32], task: HeadTask, seed: int, workers: int, weighted: bool = False
 ) -> HeadSearch:
-    """Choose the strength by cross-validated log loss, warm-started from strong to weak.
+    """Choose the strength by cross-validation, warm-started from strong to weak.
+
+    A weaker penalty takes over when the criterion is clearly better (two standard errors), or when
+    the log loss is lower and the criterion not clearly worse: few images count few hits, and the
+    loss tells strengths apart long before their hits do.
 
     Args:
-        folds: int [N], the fold in which an image is held out; groups are whole within folds.
+        features: float32 [N, D]. weighted: see `train_head`.
     """
     import scipy.optimize  # noqa: F401 - before the limit: it brings a linear algebra of its own
 
     began = time.perf_counter()
     # Scaling and rotation know no labels, so they are shared by the folds.
     with one_blas_thread():
-        space = _Space(features)
+        space = Space(features)
+    labels, folds, groups = task.labels, task.folds, task.groups
     count = int(folds.max()) + 1
-    starts = [space.random_start(classes, seed) for _ in range(count)]
-    best: tuple[float, float, Float, Float] | None = None
+    starts = [space.random_start(task.classes, seed) for _ in range(count)]
+    weights = class_weights(labels, task.classes) if weighted else None
+    best: tuple[float, Value, float, Float, Float] | None = None
     worse = 0
     for strength in STRENGTHS:
 
         def solve(k: int, strength: float = strength, starts: list[Layer] = starts) -> Layer:
             train = folds != k
-            return _minimise(space.rotated[train], labels[train], strength, starts[k])
+            x, y = space.rotated[train], labels[train]
+            return _minimise(x, y, strength, starts[k], None if weights is None else weights[train])
 
         with one_blas_thread():
             starts = list(ordered_map(solve, range(count), workers))
-        held_out = np.empty((len(labels), classes))
-        fitted = np.zeros((len(labels), classes))
+        held_out = np.empty((len(labels), task.classes))
+        fitted = np.zeros((len(labels), task.classes))
         for k, (weight, bias) in enumerate(starts):
             answers = space.rotated @ weight.astype(np.float32) + bias
             held_out[folds == k] = answers[folds == k]
             fitted[folds != k] += answers[folds != k] / (count - 1)
         loss = float(cross_entropy(held_out, labels).mean())
-        if best is None or loss < best[0]:
-            best, worse = (loss, strength, held_out, fitted), 0
+        score = adjust(task.criterion, held_out, labels, groups).score
+        if best is None or takes_over(loss, score, best[0], best[1], groups):
+            best, worse = (loss, score, strength, held_out, fitted), 0
         else:
             worse += 1
             if worse == GIVE_UP_AFTER:
                 break
     assert best is not None
-    return HeadSearch(best[1], best[2], best[3], time.perf_counter() - began)
+    return HeadSearch(best[2], best[3], best[4], time.perf_counter() - began)
+
+
+def takes_over(loss: float, score: Value, least: float, best: Value, groups: Int) -> bool:
+    gain, se = difference(score, best, groups)
+    return gain > 2 * se or (loss < least and gain >= -2 * se)
 
 
 def cross_entropy(logits: Float, labels: Int) -> Float:
@@ -129,7 +173,7 @@ Layer = tuple[Float, Float]
 """(weight [R, C], bias [C]) in the rotated space"""
 
 
-class _Space:
+class Space:
     """Standardised features; few images are rotated to their principal axes: at most N numbers each.
 
     The L2 penalty does not see a rotation, and the best weights lie in the span of the images, so
@@ -176,22 +220,27 @@ def _minimise(
     labels: Int,
     strength: float,
     start: Layer,
+    weights: Float | None = None,
     precise: bool = False,
 ) -> Layer:
-    """Minimise mean cross-entropy + strength / 2 * |weight|^2 by L-BFGS; x is [N, R]."""
+    """Minimise (weighted) mean cross-entropy + strength / 2 * |weight|^2 by L-BFGS; x is [N, R]."""
     from scipy.optimize import minimize
 
     width, classes = x.shape[1], len(start[1])
     # How far a slope leaves the weights from the minimum grows as the penalty weakens.
     options = PRECISE | {"gtol": 3e-7 * min(1.0, 10 * strength**0.5)} if precise else COARSE
     flat = np.concatenate([start[0].ravel(), start[1]])
-    loss = _objective(x, labels, classes, strength)
+    loss = _objective(x, labels, classes, strength, weights)
     found = minimize(loss, flat, jac=True, method="L-BFGS-B", options=options).x
     return found[: width * classes].reshape(width, classes), found[width * classes :]
 
 
 def _objective(
-    x: NDArray[np.float32] | Float, labels: Int, classes: int, strength: float
+    x: NDArray[np.float32] | Float,
+    labels: Int,
+    classes: int,
+    strength: float,
+    weights: Float | None,
 ) -> Callable[[Float], tuple[float, Float]]:
     """The penalised loss and its slope at flat weights and biases [R * C + C]."""
     n, width = x.shape
@@ -210,12 +259,16 @@ def _objective(
         for block in blocks:
             error = (x[block] @ as_x) + bias  # [B, C] logits, in float64
             error -= error.max(1, keepdims=True)
-            value -= error[is_label[block]].sum()
+            each = -error[is_label[block]]
             np.exp(error, out=error)
             total = error.sum(1, keepdims=True)
-            value += np.log(total).sum()
+            each += np.log(total)[:, 0]
             error /= total
             error -= is_label[block]
+            if weights is not None:
+                each *= weights[block]
+                error *= weights[block, None]
+            value += each.sum()
             slope += error.T.astype(x.dtype) @ x[block]
             slope_of_bias += error.sum(0)
         flat_slope = (slope.T / n + strength * weight).ravel()

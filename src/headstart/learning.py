@@ -1,0 +1,249 @@
+"""Measure, decide, verify, train: the whole selection on some of the images.
+
+The job does it once on all development images; the nested estimate does it again and again without
+those that are held out. So everything that is chosen from the data is chosen in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.backbone.features import Features
+from headstart.backbone.graph import TapGraph
+from headstart.data.check import Findings
+from headstart.data.sources import Dataset
+from headstart.data.split import FOLDS, Split, development_folds
+from headstart.judge.calibration import Temperature, fit_temperature, softmax
+from headstart.plan.criterion import Criterion, evaluate, log_softmax
+from headstart.plan.decide import MIRROR, OWN, Candidate, Facts, Plan, decide, refinements
+from headstart.plan.measure import Development, Measurement, measure
+from headstart.plan.verify import Scored, Trial, Verified, verify
+from headstart.settings import FitSettings
+from headstart.ship.bundle import taps_of
+from headstart.train.adjust import adjust
+from headstart.train.head import Head, HeadTask, cross_entropy, search_head, train_head
+from headstart.train.mlp import MlpHead, search_mlp, train_mlp
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One way to look at every image: the network with its preprocessing, and the features."""
+
+    graph: TapGraph
+    features: Features
+    seconds: float
+    """what the pass cost beyond the first one, at the nominal speed"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is known before anything is decided."""
+
+    dataset: Dataset
+    findings: Findings
+    split: Split
+    graph: TapGraph
+    features: Features
+    views: Mapping[str, Seen]
+    """every way in which the images were looked at, by name; OWN is `graph` and `features`"""
+    spreads: bool
+    """whether heads on standard deviations are tried"""
+    development: Development
+    test_rows: NDArray[np.int64]
+    """rows of the features that are the test part's"""
+    criterion: Criterion
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What the whole selection ends in: measured, decided, verified, trained, calibrated."""
+
+    measurement: Measurement
+    plan: Plan
+    verified: Verified
+    head: Head | MlpHead
+    temperature: Temperature
+
+
+def learn(
+    prepared: Prepared, development: Development, settings: FitSettings, workers: int
+) -> Learned:
+    """plan ─▶ train: the whole selection on some images, from the measurement to the calibrated head."""
+    measured, decided = decide_case(prepared, development, settings, workers)
+    verified = choose(prepared, development, measured, decided, settings.seed, workers)
+    head = train(prepared, verified, development.rows, development.labels, settings.seed)
+    temperature = fit_temperature(verified.trial.logits, development.labels, development.folds)
+    return Learned(measured, decided, verified, head, temperature)
+
+
+def decide_case(
+    prepared: Prepared, development: Development, settings: FitSettings, workers: int
+) -> tuple[Measurement, Plan]:
+    """Measure these images and apply the rules."""
+    graph, criterion = prepared.graph, prepared.criterion
+    measured = measure(graph, prepared.features, development, criterion, settings.seed, workers)
+    facts = Facts(
+        n=measured.n,
+        similarity=measured.similarity.verdict,
+        similarity_sentence=measured.similarity.sentence,
+        stages=graph.stage_names,
+        stage_scores={row.stage: row.probe.score for row in measured.depth},
+        small_below=settings.small_below,
+        large_above=settings.large_above,
+        views=tuple(name for name in prepared.views if name != OWN),
+        spreads=prepared.spreads,
+    )
+    return measured, decide(facts, settings.case, settings.cut, settings.from_scratch)
+
+
+def choose(
+    prepared: Prepared,
+    development: Development,
+    measured: Measurement,
+    decided: Plan,
+    seed: int,
+    workers: int,
+) -> Verified:
+    """Cross-validate the finalists' real heads and let the data decide."""
+    labels, criterion = development.labels, prepared.criterion
+
+    def refine(best: Candidate) -> tuple[Candidate, ...]:
+        if decided.forced is not None or not prepared.spreads:
+            return ()
+        counts = np.bincount(labels)
+        uneven = criterion.kind == "balanced_accuracy" and counts.max() > 2 * counts.min()
+        return refinements(best, len(labels), tuple(prepared.views), bool(uneven))
+
+    return verify(
+        decided,
+        probe_rows(decided, measured),
+        lambda candidate: cross_validate(prepared, development, candidate, seed, workers),
+        labels,
+        int(development.folds.max()) + 1,
+        criterion,
+        development.groups,
+        refine,
+    )
+
+
+def cross_validate(
+    prepared: Prepared, development: Development, candidate: Candidate, seed: int, workers: int
+) -> Trial:
+    """One candidate's real head, held out fold by fold."""
+    labels, criterion = development.labels, prepared.criterion
+    times = 2 if candidate.mirrored else 1
+    task = HeadTask(
+        labels=np.tile(labels, times),
+        folds=np.tile(development.folds, times),
+        groups=np.tile(development.groups, times),
+        classes=len(development.classes),
+        criterion=criterion,
+    )
+    x = read(prepared, candidate, development.rows, learning=True)
+    if candidate.hidden:
+        found = search_mlp(x, task, candidate.hidden, seed, workers)
+    else:
+        found = search_head(x, task, seed, workers, candidate.weighted)
+    n = len(labels)  # the rows after these are mirror images
+    logits, fitted = found.logits[:n], found.train_logits[:n]
+    adjusted = adjust(criterion, logits, labels, development.groups)
+    return Trial(
+        score=adjusted.score,
+        train_score=evaluate(criterion, log_softmax(fitted - adjusted.shift), labels).value,
+        loss=cross_entropy(logits, labels),
+        logits=logits,
+        strength=found.strength,
+        shift=adjusted.shift,
+        seconds=found.seconds + prepared.views[candidate.view].seconds,
+    )
+
+
+def train(
+    prepared: Prepared,
+    verified: Verified,
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    seed: int,
+) -> Head | MlpHead:
+    """The chosen candidate's head on these images, at the strength that was found."""
+    chosen, trial, classes = verified.chosen, verified.trial, len(prepared.dataset.classes)
+    x = read(prepared, chosen, rows, learning=True)
+    y = np.tile(labels, 2 if chosen.mirrored else 1)
+    head: Head | MlpHead
+    if chosen.hidden:
+        head = train_mlp(x, y, classes, chosen.hidden, trial.strength, seed)
+    else:
+        head = train_head(x, y, classes, trial.strength, seed, chosen.weighted)
+    return replace(head, bias=(head.bias - trial.shift).astype(np.float32))
+
+
+def answer(prepared: Prepared, learned: Learned, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Calibrated probabilities [n, C] of images by their rows of the features."""
+    x = read(prepared, learned.verified.chosen, rows)
+    return softmax(learned.head.logits(x), learned.temperature.value)
+
+
+def refit(prepared: Prepared, learned: Learned, seed: int) -> Head | MlpHead:
+    """The same head once more, from all images: the test part has done its duty."""
+    order = [*prepared.split.train, *prepared.split.test]
+    labels = np.array([prepared.dataset.samples[i].label for i in order])
+    rows = np.concatenate([prepared.development.rows, prepared.test_rows])
+    return train(prepared, learned.verified, rows, labels, seed)
+
+
+def read(prepared: Prepared, candidate: Candidate, rows: Any, learning: bool = False) -> Any:
+    """What a candidate's head reads: features [n, D] of the given rows.
+
+    Args:
+        learning: a candidate that learns from mirror images gets them below the others, [2n, D].
+    """
+    seen = prepared.views[candidate.view]
+    parts = [seen.features]
+    if learning and candidate.mirrored:
+        parts.append(prepared.views[MIRROR].features)
+    if candidate.strategy == "all_stages":
+        found = [part.all_stages(rows, candidate.spread) for part in parts]
+    else:
+        tap = taps_of(seen.graph, candidate)[0]
+        found = [part.stage(tap, rows, candidate.spread) for part in parts]
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def subset(development: Development, positions: NDArray[np.int64], seed: int) -> Development:
+    """Some of the development images, with folds of their own."""
+    labels, groups = development.labels[positions], development.groups[positions]
+    return Development(
+        rows=development.rows[positions],
+        labels=labels,
+        groups=groups,
+        folds=development_folds(labels, groups, FOLDS, seed + 1),
+        hashes=tuple(development.hashes[i] for i in positions),
+        classes=development.classes,
+    )
+
+
+def probe_rows(plan: Plan, measurement: Measurement) -> dict[str, Scored]:
+    """The rows of the candidates that the depth profile has scored, by name."""
+    by_stage = {row.stage: row.probe for row in measurement.depth}
+    rows = {}
+    for candidate in plan.candidates:
+        if candidate.view != OWN or candidate.spread:
+            continue
+        if candidate.strategy == "all_stages":
+            found = measurement.all_stages.probe
+        else:
+            found = by_stage[candidate.cut or measurement.depth[-1].stage]
+        rows[candidate.name] = Scored(
+            candidate,
+            found.score,
+            found.se,
+            found.train_score,
+            found.seconds,
+            "ridge, leave-one-out",
+        )
+    return rows

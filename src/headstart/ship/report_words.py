@@ -1,0 +1,297 @@
+"""The report's words: its sentences, the names of things, and numbers as people read them."""
+
+from __future__ import annotations
+
+import json
+
+from headstart.ship.chart_parts import Record, is_share, record
+from headstart.ship.plan_charts import PROBED, kind_of
+
+MISSING = "–"
+CASES = {
+    1: "few and similar to the source",
+    2: "few and different from the source",
+    3: "many and similar to the source",
+    4: "many and different from the source",
+}
+STRATEGIES = {
+    "head_top": "kept the whole pre-trained network frozen and trained only a new last layer",
+    "head_cut": "sliced off the later stages of the network, kept the early ones frozen and trained "
+    "only a new last layer on their features",
+    "finetune": "replaced the last layer and re-trained the whole network from its pre-trained weights",
+    "scratch": "replaced the last layer and trained the whole network from random weights",
+    "all_stages": "kept the whole pre-trained network frozen and trained one new layer on the "
+    "features of every stage",
+    "partial": "replaced the last layer and re-trained only the last stages of the network",
+}
+LIKENESS = {
+    "similar": "similar to",
+    "different": "different from",
+    "unclear": "neither clearly similar to nor clearly different from",
+}
+KINDS = {
+    "same content": "identical files",
+    "copy": "saved again or resized",
+    "turned": "mirrored or turned",
+    "cropped": "slightly cropped",
+    "exposed": "brighter, darker or of another contrast",
+}
+FINDINGS = {
+    "conflict": (
+        "One picture, two labels",
+        "At most one of the labels can be right. Please look at these first.",
+    ),
+    "leak": (
+        "One picture on both sides of the split",
+        "The same picture for training and for the test would make the result rosier than it is. "
+        "These were taken out of training, never out of the test.",
+    ),
+    "near": (
+        "Nearly the same picture",
+        "Saved again, resized, mirrored, turned, slightly cropped or re-exposed. They are kept on "
+        "the same side of every split.",
+    ),
+    "copy": (
+        "Copies",
+        "The same file more than once. Copies are kept on the same side of every split.",
+    ),
+}
+MEANINGS = {
+    "accuracy": "share of images classified correctly",
+    "balanced_accuracy": "mean over the classes of the share found, so that rare classes count equally",
+    "macro_f1": "mean over the classes of the balance between precision and recall",
+    "log_loss": "how far the given probabilities are from the truth; 0 is perfect",
+    "auc": "chance that an image of the class scores higher than one of another class",
+    "top5_accuracy": "share of images whose true class is among the five most likely",
+    "brier": "mean squared error of the probabilities; 0 is perfect",
+    "ece": "mean distance between confidence and accuracy; 0 is perfect",
+}
+
+
+def found(data: Record) -> str:
+    """First sentence of the opening: what was found in the folder."""
+    if data.get("n") is None:
+        return "What was found in the data is not stored in this run folder."
+    by_finding = {name: len(rows) for name, rows in found_paths(data).items()}
+    kinds = (
+        (
+            len(data.get("unreadable") or []),
+            "file that could not be read",
+            "files that could not be read",
+        ),
+        (by_finding["conflict"], "picture with two labels", "pictures with two labels"),
+        (
+            by_finding["leak"],
+            "picture shared by training and test",
+            "pictures shared by training and test",
+        ),
+        (by_finding["near"], "pair of near-duplicates", "pairs of near-duplicates"),
+        (by_finding["copy"], "group of copies", "groups of copies"),
+        (len(data.get("shortcuts") or []), "possible shortcut", "possible shortcuts"),
+    )
+    said = [f"{n:,} {one if n == 1 else more}" for n, one, more in kinds if n]
+    checked = any(data.get(key) is not None for key in ("unreadable", "duplicates", "leaks"))
+    rest = (
+        f"; the checks found {listed(said)}"
+        if said
+        else "; the checks found no fault"
+        if checked
+        else ""
+    )
+    classes = len(data.get("classes") or [])
+    return f"The folder holds {data['n']:,} images in {classes:,} classes{rest}."
+
+
+def found_paths(data: Record) -> dict[str, list[list[str]]]:
+    """Names of the files that show one picture, each pair or group under the gravest finding."""
+    found: dict[str, list[list[str]]] = {name: [] for name in FINDINGS}
+    conflicts, leaks = (data.get(key) or [] for key in ("label_conflicts", "leaks"))
+    found["conflict"] += conflicts
+    found["leak"] += [group for group in leaks if group not in conflicts]
+    for pair in data.get("near_duplicates") or []:
+        name = "conflict" if pair.get("conflict") else "leak" if pair.get("leak") else "near"
+        found[name].append(pair.get("paths") or [])
+    grave = [*conflicts, *leaks]
+    found["copy"] += [group for group in data.get("duplicates") or [] if group not in grave]
+    return found
+
+
+def done(plan: Record) -> str:
+    """Second sentence: what headstart did about it."""
+    strategy = plan.get("strategy")
+    if not strategy:
+        return "What was done with them is not stored in this run folder."
+    size = record(plan.get("size")).get("verdict") or "of unknown size"
+    verdict = str(record(plan.get("similarity")).get("verdict"))
+    likeness = LIKENESS.get(verdict, "not compared with") + " what the network had learned from"
+    case = f", which is case {plan['case']}" if plan.get("case") in CASES else ""
+    return (
+        f"The data set is {size} and {likeness}; headstart "
+        f"{STRATEGIES.get(strategy, f'used the strategy {strategy}')}{case}."
+    )
+
+
+def how_good(plan: Record, evaluation: Record) -> str:
+    """Third sentence: how good the model is, and how sure that is."""
+    metric = main_metric(plan, evaluation)
+    if metric is None:
+        return "How good the model is has not been measured, or is not stored in this run folder."
+    value = score(metric.get("value"), metric.get("name"))
+    n = metric.get("n") or evaluation.get("n")
+    nested = str(evaluation.get("protocol")).startswith("nested")
+    seen = (
+        ", each judged without having been learned from"
+        if nested
+        else " that it had not learned from"
+    )
+    text = f"The model's {words(metric.get('name'))} is {value} on {count(n)} images{seen}"
+    if metric.get("low") is not None and metric.get("high") is not None:
+        text += f" (95\u00a0% interval {interval(metric)})"
+    if plan.get("chance") is not None and metric.get("name") == plan.get("metric"):
+        text += f"; guessing would reach {score(plan['chance'], metric.get('name'))}"
+    return text + "."
+
+
+def main_metric(plan: Record, evaluation: Record) -> Record | None:
+    """The metric that drove the choices, or else the first one stored."""
+    metrics: list[Record] = [
+        row for row in evaluation.get("metrics") or [] if row.get("value") is not None
+    ]
+    driving = [row for row in metrics if row.get("name") == plan.get("metric")]
+    return next(iter(driving or metrics), None)
+
+
+def listed(parts: list[str]) -> str:
+    """'a, b and c'."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def tried(plan: Record) -> dict[str, list[Record]]:
+    """The candidates, best first: those tried with their real heads, and those only probed."""
+    rows = [
+        row for row in plan.get("candidates") or [] if isinstance(row.get("score"), int | float)
+    ]
+    rows.sort(key=lambda row: -row["score"])
+    probed = [row for row in rows if kind_of(row, plan.get("chosen")) == PROBED]
+    return {"full": [row for row in rows if row not in probed], "probed": probed}
+
+
+def estimates(plan: Record, evaluation: Record, nested: Record) -> list[Record]:
+    """What each figure is an estimate of: its name, its value, its spread, and the protocol."""
+    rows: list[Record] = []
+    metric, name = main_metric(plan, evaluation), plan.get("metric") or "accuracy"
+    if metric is not None:
+        label = f"{words(metric.get('name'))} of the model"
+        value = f"{score(metric.get('value'), metric.get('name'))} ({interval(metric)})"
+        rows.append({"figure": label, "value": value, "protocol": evaluation.get("protocol")})
+    naive = nested.get("naive") or {}
+    chosen = [row for row in plan.get("candidates") or [] if row.get("name") == plan.get("chosen")]
+    if naive.get("score") is not None:
+        text = "cross-validated, selection not nested: too good by the luck of the choice"
+        value = f"{score(naive['score'], name)} {spread(naive.get('se'), name)}"
+        rows.append({"figure": f"naive {words(name)}", "value": value, "protocol": text})
+    elif chosen and plan.get("chosen"):
+        row, many = chosen[0], len(plan.get("candidates") or [])
+        text = (
+            "cross-validated on the images learned from, selection not nested: the best of "
+            f"{many} candidates, so too good by the luck of the choice"
+        )
+        value = f"{score(row.get('score'), name)} {spread(row.get('se'), name)}"
+        rows.append({"figure": "score of the chosen candidate", "value": value, "protocol": text})
+    if plan.get("depth_curve"):
+        text = (
+            "ridge regression on the images learned from, each left out in turn with its group; the "
+            "best of several penalties counts"
+        )
+        rows.append(
+            {"figure": "scores by stage, first looks, baselines", "value": "", "protocol": text}
+        )
+    for row in (evaluation.get("protocols") or [])[1:]:
+        figures = ", ".join(words(str(f).split(".")[-1]) for f in row.get("figures") or [])
+        rows.append({"figure": figures, "value": "", "protocol": row.get("protocol")})
+    return rows
+
+
+def inner_choices(nested: Record) -> str:
+    """What the inner selections chose, as a sentence; empty without a nested estimate."""
+    rows = nested.get("chosen") or []
+    if not rows:
+        return ""
+    said = [f"{row.get('name')} {count(row.get('times'))}\u00a0×" for row in rows]
+    return f"The repeated selections chose {listed(said)}."
+
+
+def confused(evaluation: Record) -> list[Record]:
+    """Which class was taken for which, most often first."""
+    classes, matrix = evaluation.get("classes") or [], evaluation.get("confusion") or []
+    pairs = [
+        {"true": classes[i], "predicted": classes[j], "n": n, "share": n / sum(row)}
+        for i, row in enumerate(matrix)
+        for j, n in enumerate(row)
+        if i != j and n and i < len(classes) and j < len(classes)
+    ]
+    return sorted(pairs, key=lambda pair: -float(pair["n"]))[:20]
+
+
+# -- numbers, as the template's filters ------------------------------------------------------------
+
+
+def count(value: object) -> str:
+    """A whole number with thousands separated."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return (
+        f"{value:,}" if isinstance(value, int | float) else MISSING if value is None else str(value)
+    )
+
+
+def score(value: object, metric: object = "accuracy") -> str:
+    """A score: shares in per cent, all others with three decimals.
+
+    Where candidates are compared a log loss is stored negated, so that more is better; the sign
+    is not shown.
+    """
+    if not isinstance(value, int | float):
+        return MISSING
+    value = abs(value) if metric == "log_loss" else value
+    return f"{value:.1%}".replace("%", "\u00a0%") if is_share(metric) else f"{value:.3f}"
+
+
+def interval(metric: object, name: object = None) -> str:
+    """The two ends of a metric's interval, or a dash when there is none."""
+    row = metric if isinstance(metric, dict) else {}
+    low, high = row.get("low"), row.get("high")
+    if low is None or high is None:
+        return MISSING
+    called = name or row.get("name")
+    start = f"{100 * low:.1f}" if is_share(called) else score(low, called)
+    return f"{start} to {score(high, called)}"
+
+
+def spread(value: object, metric: object = "accuracy") -> str:
+    """A standard error behind its score: shares in points of a hundred, without the unit."""
+    if not isinstance(value, int | float):
+        return ""
+    return f"±\u00a0{points(value, metric)}"
+
+
+def points(value: object, metric: object = "accuracy") -> str:
+    """A difference of scores: shares in points of a hundred, all others with three decimals."""
+    if not isinstance(value, int | float):
+        return MISSING
+    return f"{100 * value:.1f}" if is_share(metric) else f"{value:.3f}"
+
+
+def words(name: object) -> str:
+    """A stored name as words: balanced_accuracy becomes balanced accuracy."""
+    if not name:
+        return MISSING
+    said = str(name).replace("_", " ")
+    return {"auc": "AUC", "macro f1": "macro F1"}.get(said, said)
+
+
+def plain(value: object) -> str:
+    """A setting's value as text."""
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
