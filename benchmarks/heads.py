@@ -25,9 +25,9 @@ from headstart.data.check import check
 from headstart.data.sources import read
 from headstart.data.split import split
 from headstart.pipeline import fit
+from headstart.plan.criterion import Criterion
 from headstart.run import read_json
 from headstart.settings import DEFAULT_BACKBONE, FitSettings, threads
-from headstart.plan.criterion import Criterion
 from headstart.train.head import HeadTask, search_head, train_head
 
 SETS = ("clothing_small", "trashnet", "sign_digits", "brain_tumor_mri")

@@ -37,7 +37,7 @@ def pictures(n: int = 48, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.
 def lesson(augment: Any = None, n: int = 48, valid: int = 16, mix: bool = False) -> Any:
     from headstart.data.images import Preprocess
     from headstart.train.augment import Augment
-    from headstart.train.loop import Lesson
+    from headstart.train.lesson import Lesson
     from headstart.train.pixels import Decoded, PixelSource
 
     pixels, labels = pictures(n)

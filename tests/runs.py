@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headstart.cli import run_command
+from headstart.entry import run_command
 from headstart.pipeline import fit
 from headstart.settings import FitSettings
 

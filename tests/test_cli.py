@@ -142,7 +142,7 @@ def test_a_place_that_cannot_be_written_is_named(
 FULL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-from headstart.cli import main
+from headstart.entry import main
 main()
 """
 

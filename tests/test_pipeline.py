@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart import pipeline
+from headstart import learning, pipeline
 from headstart.errors import ArgumentError, DataError, InternalError, MachineError, RunFolderError
 from headstart.plan.show import fit_text
 from headstart.run import read_json
@@ -22,7 +22,7 @@ from runs import bright_or_dark, call, noise, table, train
 from toys import draw_photos
 
 RESULTS = {
-    "run.json", "data.json", "findings.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
+    "run.json", "data.json", "findings.json", "surgery.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
     "mistakes.json", "log.jsonl", "model", ".lock",
 }  # fmt: skip
 
@@ -288,7 +288,7 @@ def test_a_fault_in_any_step_is_recorded_and_leaves_no_half_result(
         raise InternalError("A wheel came off")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, step, broken)
+        patch.setattr(learning if hasattr(learning, step) else pipeline, step, broken)
         with pytest.raises(InternalError):
             train(photos, Path("run"))
     stored = read_json(Path("run/run.json"))
@@ -395,7 +395,7 @@ def test_a_run_that_failed_on_its_data_starts_afresh_once_they_are_mended(
 
 WITHOUT_TORCH = """
 import json, sys
-from headstart.cli import run_command
+from headstart.entry import run_command
 for arguments in json.loads(sys.argv[1]):
     assert run_command(arguments) == 0
     loaded = {name.partition(".")[0] for name in sys.modules}

@@ -1,5 +1,5 @@
 """python -m headstart"""
 
-from headstart.cli import main
+from headstart.entry import main
 
 main()

@@ -69,6 +69,7 @@ def fit(
     weights: str | Path | None = None,
     size: int | None = None,
     fit_image: str | None = None,
+    head: str = "linear",
     budget: float | None = None,
     small_below: int = 1_000,
     large_above: int = 10_000,

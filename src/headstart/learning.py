@@ -29,6 +29,9 @@ from headstart.train.adjust import adjust
 from headstart.train.head import Head, HeadTask, cross_entropy, search_head, train_head
 from headstart.train.mlp import MlpHead, search_mlp, train_mlp
 
+LONG_MIN = 30.0
+"""from this budget on a hidden layer is tried too"""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -75,7 +78,7 @@ def learn(
 ) -> Learned:
     """plan ─▶ train: the whole selection on some images, from the measurement to the calibrated head."""
     measured, decided = decide_case(prepared, development, settings, workers)
-    verified = choose(prepared, development, measured, decided, settings.seed, workers)
+    verified = choose(prepared, development, measured, decided, settings, workers)
     head = train(prepared, verified, development.rows, development.labels, settings.seed)
     temperature = fit_temperature(verified.trial.logits, development.labels, development.folds)
     return Learned(measured, decided, verified, head, temperature)
@@ -97,6 +100,7 @@ def decide_case(
         large_above=settings.large_above,
         views=tuple(name for name in prepared.views if name != OWN),
         spreads=prepared.spreads,
+        hidden=settings.hidden,
     )
     return measured, decide(facts, settings.case, settings.cut, settings.from_scratch)
 
@@ -106,23 +110,24 @@ def choose(
     development: Development,
     measured: Measurement,
     decided: Plan,
-    seed: int,
+    settings: FitSettings,
     workers: int,
 ) -> Verified:
     """Cross-validate the finalists' real heads and let the data decide."""
     labels, criterion = development.labels, prepared.criterion
+    long = settings.budget_min >= LONG_MIN
 
     def refine(best: Candidate) -> tuple[Candidate, ...]:
         if decided.forced is not None or not prepared.spreads:
             return ()
         counts = np.bincount(labels)
         uneven = criterion.kind == "balanced_accuracy" and counts.max() > 2 * counts.min()
-        return refinements(best, len(labels), tuple(prepared.views), bool(uneven))
+        return refinements(best, len(labels), tuple(prepared.views), bool(uneven), long)
 
     return verify(
         decided,
         probe_rows(decided, measured),
-        lambda candidate: cross_validate(prepared, development, candidate, seed, workers),
+        lambda candidate: cross_validate(prepared, development, candidate, settings.seed, workers),
         labels,
         int(development.folds.max()) + 1,
         criterion,

@@ -28,6 +28,8 @@ from headstart.data.check import check
 from headstart.data.images import Preprocess, load_pixels
 from headstart.data.split import development_folds, split
 from headstart.errors import HeadstartError, show
+from headstart.explain.stored import surgery_json
+from headstart.explain.surgery_diagram import surgery_of
 from headstart.gallery import findings_gallery
 from headstart.gate import look_closer
 from headstart.judge.calibration import softmax
@@ -321,6 +323,15 @@ def bundle(
     chosen, temperature = learned.verified.chosen, learned.temperature.value
     graph = prepared.views[chosen.view].graph
     description = describe(graph, chosen, prepared.dataset.classes, temperature)
+    surgery = surgery_of(
+        graph,
+        chosen.strategy,
+        chosen.cut,
+        len(prepared.dataset.classes),
+        reads=description["head"]["reads"],
+        hidden=chosen.hidden,
+    )
+    run.write_json("surgery.json", surgery_json(surgery))
     picked = spread(len(prepared.split.train))
     samples = [prepared.dataset.samples[i] for i in prepared.split.train[picked]]
     pixels = np.stack(

@@ -24,6 +24,7 @@ from headstart.errors import ArgumentError
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 DEFAULT_BUDGET_MIN = 10.0
+HEAD = r"^(linear|mlp:[1-9]\d{0,3})$"
 METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", "auc:CLASS", "log_loss", "sens@spec=X")
 
 
@@ -60,6 +61,7 @@ class FitSettings(BaseModel):
     fit_image: Literal["crop", "pad", "squash"] | None = Field(
         None, description="how an image becomes a square; default: chosen by the data"
     )
+    head: str = Field("linear", description="linear, or mlp:WIDTH: a hidden layer", pattern=HEAD)
     budget: float | None = Field(
         None, description="minutes of wall clock; 0: one look only", ge=0, allow_inf_nan=False
     )
@@ -93,6 +95,11 @@ class FitSettings(BaseModel):
         found = self.data if self.data is not None else self.table
         assert found is not None  # checked above
         return found
+
+    @property
+    def hidden(self) -> int:
+        """Width of the head's hidden layer that was asked for; 0: none."""
+        return 0 if self.head == "linear" else int(self.head.partition(":")[2])
 
     @property
     def budget_min(self) -> float:

@@ -47,7 +47,9 @@ def test_one_class_alone_has_no_such_score() -> None:
     p, labels = drawn(40, 0)
     criterion = choose_criterion("sens@spec=0.9", labels, NAMES)
     some = labels == 0
-    found = with_driving(evaluate(p[some], labels[some], NAMES, ""), criterion, p[some], labels[some])
+    found = with_driving(
+        evaluate(p[some], labels[some], NAMES, ""), criterion, p[some], labels[some]
+    )
     assert found.metrics[-1].value is None
 
 

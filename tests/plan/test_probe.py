@@ -81,7 +81,11 @@ def test_permuted_labels_score_at_chance(
         if shares is not None:
             labels = rng.choice(classes, n, p=shares)
         found = probe(
-            rng.normal(size=(n, d)).astype(np.float32), labels, np.arange(n), classes, Criterion(metric, metric)
+            rng.normal(size=(n, d)).astype(np.float32),
+            labels,
+            np.arange(n),
+            classes,
+            Criterion(metric, metric),
         )
         chance = np.bincount(labels).max() / n if metric == "accuracy" else 1 / classes
         above.append((found.score - chance) / found.se)
@@ -136,6 +140,8 @@ def test_any_criterion_can_drive_a_probe(name: str) -> None:
     x = (rng.normal(size=(200, 20)) + 0.4 * labels[:, None]).astype(np.float32)
     criterion = choose_criterion(name, labels, ["a", "b"])
     found = probe(x, labels, np.arange(200), 2, criterion)
-    noise = probe(rng.normal(size=(200, 20)).astype(np.float32), labels, np.arange(200), 2, criterion)
+    noise = probe(
+        rng.normal(size=(200, 20)).astype(np.float32), labels, np.arange(200), 2, criterion
+    )
     assert found.score > noise.score + 2 * found.se
     assert found.train_score >= found.score - 0.05

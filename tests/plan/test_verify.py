@@ -34,9 +34,7 @@ def trial(right: float | NDArray[np.bool_], loss: float = 0.5, metric: str = "ac
 def verified(made: Plan, trials: dict[str, Trial], labels: NDArray[np.int64] = LABELS) -> Verified:
     """Verify with a probe that ranks candidates as their trials do."""
     probes = {
-        c.name: Scored(
-            c, trials[c.name].score.value if c.name in trials else 0.1, 0.01, 1, 0, "p"
-        )
+        c.name: Scored(c, trials[c.name].score.value if c.name in trials else 0.1, 0.01, 1, 0, "p")
         for c in made.candidates
     }
     metric = "accuracy" if labels is LABELS else "balanced_accuracy"

@@ -32,9 +32,9 @@ from headstart.explain.diagram_parts import (
     svg,
     text,
 )
+from headstart.plan.decide import Strategy
 
 State = Literal["pretrained", "frozen", "trained", "removed", "random", "new"]
-Strategy = Literal["head_top", "head_cut", "all_stages", "partial", "finetune", "scratch"]
 
 WORDS: dict[str, str] = {
     "pretrained": "pre-trained",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from headstart.errors import ArgumentError, nearest
 
@@ -21,6 +22,7 @@ CASES = {
     3: "large and similar: fine-tune the whole network",
     4: "large and different: train from scratch, or fine-tune",
 }
+Strategy = Literal["head_top", "head_cut", "all_stages", "partial", "finetune", "scratch"]
 OWN = "own"
 MIRROR = "mirror"
 HIDDEN_FROM = 500
@@ -56,6 +58,8 @@ class Facts:
     """other ways in which the network looked at every image (`plan.views`)"""
     spreads: bool = False
     """whether standard deviations over positions may be read beside the means"""
+    hidden: int = 0
+    """width of the hidden layer that the user asked for"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Candidate:
     """One way to build the classifier."""
 
     name: str
-    strategy: str
+    strategy: Strategy
     cut: str | None
     """the last stage that is kept, for head_cut"""
     case: int | None
@@ -117,6 +121,7 @@ def decide(
     candidates = frozen_candidates(facts.stages)
     if case is None and cut is None:
         candidates += richer_candidates(facts.views, facts.spreads)
+    candidates = tuple(replace(c, hidden=facts.hidden) for c in candidates)
     forced, allowed = _forced(candidates, facts.stages, case, cut, from_scratch)
     reasons = [
         size_sentence,
@@ -192,25 +197,27 @@ def richer_candidates(views: Sequence[str], spreads: bool) -> tuple[Candidate, .
 
 
 def refinements(
-    best: Candidate, n: int, views: Sequence[str], uneven: bool
+    best: Candidate, n: int, views: Sequence[str], uneven: bool, long: bool
 ) -> tuple[Candidate, ...]:
     """Other heads on what the best candidate so far reads.
 
     Args:
         n: images to learn from. uneven: whether every class shall weigh the same and does not.
+        long: whether there is time for a hidden layer, whose search takes 2 to 10 times as long and
+            which gained nothing on three sets (docs/log.md).
 
     >>> best = Candidate("all_stages+spread", "all_stages", None, None, spread=True)
-    >>> [c.name for c in refinements(best, 800, ("mirror",), uneven=True)]
-    ['all_stages+spread+mirror', 'all_stages+spread+weights', 'all_stages+spread+mlp:256']
+    >>> [c.name for c in refinements(best, 800, ("mirror",), uneven=True, long=False)]
+    ['all_stages+spread+mirror', 'all_stages+spread+weights']
     """
     found = []
     if MIRROR in views and best.view == OWN:
         found.append(replace(best, name=f"{best.name}+mirror", mirrored=True))
     if uneven:
         found.append(replace(best, name=f"{best.name}+weights", weighted=True))
-    if n >= HIDDEN_FROM:
+    if long and n >= HIDDEN_FROM:
         found.append(replace(best, name=f"{best.name}+mlp:{HIDDEN}", hidden=HIDDEN))
-    return tuple(found)
+    return () if best.hidden else tuple(found)
 
 
 def check_cut(cut: str, stages: Sequence[str]) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import InternalError
+from headstart.explain.stored import surgery_of_json
+from headstart.explain.surgery_diagram import draw_surgery
 from headstart.run import read_json
 from headstart.ship import report_words
 from headstart.ship.chart_parts import MOST_CLASSES, Chart, Record, is_share, named, record
@@ -26,7 +28,11 @@ from headstart.ship.charts import all_charts
 from headstart.ship.plan_charts import MOST_CANDIDATES
 
 EXPECTED = ("data.json", "plan.json", "evaluation.json", "mistakes.json")
-SOMETIMES = ("findings.json", "nested.json")  # not of every run, so no reason to complain
+SOMETIMES = (
+    "findings.json",
+    "nested.json",
+    "surgery.json",
+)  # not of every run, so no reason to complain
 # Marks that reverse or reorder the text around them: a file name must not rewrite the sentence.
 BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -81,6 +87,7 @@ def render(run_dir: Path) -> str:
             confused=report_words.confused(evaluation),
             charts=charts,
             specs=_specs(charts),
+            surgery=_surgery(record(stored["surgery"])),
             vega=_vega(),
             commands=_commands(run_dir),
             kinds=report_words.CASES,
@@ -221,6 +228,14 @@ def _csp_hash(source: str) -> Any:
 
     digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
     return markupsafe.Markup(f"'sha256-{digest}'")  # Base64 holds nothing to escape
+
+
+def _surgery(stored: Record) -> Any:
+    """The drawing of what was done to the network; made by us, every string in it escaped."""
+    import markupsafe
+
+    surgery = surgery_of_json(stored)
+    return None if surgery is None else markupsafe.Markup(draw_surgery(surgery))
 
 
 @functools.cache

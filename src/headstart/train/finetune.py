@@ -28,7 +28,8 @@ from headstart.errors import ArgumentError, MachineError, require
 from headstart.train.average import between, put, wearing
 from headstart.train.head import Head
 from headstart.train.head import cross_entropy as losses_of
-from headstart.train.loop import DivergedError, Lesson, Loop, Moment, Row
+from headstart.train.lesson import Lesson, Moment, Row
+from headstart.train.loop import DivergedError, Loop
 from headstart.train.recipe import Recipe
 from headstart.train.stop import Stop
 

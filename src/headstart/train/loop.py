@@ -9,7 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,8 @@ from headstart.parallel import ordered_map
 from headstart.train.augment import order
 from headstart.train.average import copied, follow, put
 from headstart.train.checkpoint import Checkpoint, load_newest, save
-from headstart.train.pixels import Source, Views
+from headstart.train.lesson import Lesson, Row
+from headstart.train.pixels import Views
 from headstart.train.recipe import Recipe
 from headstart.train.schedule import groups, shape
 from headstart.train.stop import Stop
@@ -42,55 +43,12 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Int = NDArray[np.int64]
-Score = Callable[[NDArray[np.float32], Int], float]
 
 WINDOW = 10
 """steps between two looks at the loss: every look waits for the device"""
 EXPLODED = 4.0
 """times the larger of the first loss and that of guessing: nothing is learned from there"""
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """What is learned from, what is validated on, and what counts."""
-
-    source: Source
-    labels: Int  # [N] of all images
-    learn: Int  # images that are learned from
-    valid: Int  # images that the weights are chosen on; may be empty
-    score: Score
-    """criterion from logits [n, C] and labels [n]; higher is better"""
-    weights: NDArray[np.float32] | None = None  # [N] mean 1 over `learn`: those of the head's loss
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Where a run stands, for the live line."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    """mean of the last steps"""
-    score: float | None
-    """of the averaged weights after the last finished epoch"""
-    rate: float
-    img_s: float
-    eta_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One finished epoch."""
-
-    epoch: int
-    loss: float
-    rate: float
-    score: float | None
-    img_s: float
-    seconds: float
 
 
 class DivergedError(Exception):
