@@ -260,7 +260,7 @@ def boundary(seconds: float, n: int, through: str = "b4") -> None:
 def loading(seconds: float) -> None:
     """Views per second of one thread, and the step rate with views against without."""
     n = 192
-    model, pre = start_of()
+    _, pre = start_of()
     paths = photos(n)
     began = time.perf_counter()
     told = lesson_of(paths, pre)
@@ -313,13 +313,15 @@ def kills(points: int) -> None:
 
     Every run is a process of its own, forked before anything was computed.
     """
-    import torch  # noqa: F401 - imported once, before the forks
+    import torch
 
     import lessons
 
+    torch.set_num_threads(1)  # a pool of threads would not come along into a fork
+
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        lessons.start()  # the start is made once, too; on one thread, which survives a fork
+        lessons.start()  # made once
         whole, seconds = in_child(lambda: lessons.train(root / "whole"))
         operations = int((root / "whole" / "operations").read_text())
         rng = np.random.default_rng(0)
@@ -376,9 +378,6 @@ def killed(work: Callable[[], Any], kind: str, at: float) -> bool:
     if (child := os.fork()) == 0:
         if kind == "operation":
             count_operations(int(at))
-        with open(os.devnull, "w") as nothing:
-            os.dup2(nothing.fileno(), 1)
-            os.dup2(nothing.fileno(), 2)
         work()
         os._exit(0)
     if kind == "moment":

@@ -70,6 +70,8 @@ def fit(
     size: int | None = None,
     fit_image: str | None = None,
     head: str = "linear",
+    epochs: int | None = None,
+    augment: str = "auto",
     budget: float | None = None,
     small_below: int = 1_000,
     large_above: int = 10_000,

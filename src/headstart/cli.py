@@ -60,6 +60,10 @@ FitImage = Annotated[
 HeadKind = Annotated[
     str, typer.Option("--head", metavar="linear|mlp:WIDTH", help="Layers of the new head.")
 ]
+Epochs = Annotated[int | None, typer.Option(help="Fixes the schedule of training.")]
+AugmentList = Annotated[
+    str, typer.Option(metavar="auto|none|LIST", help="E.g. flip,rotate90,colour. auto tests each.")
+]
 Budget = Annotated[
     float | None, typer.Option(help="Minutes to spend, default 10; 0: one look, frozen network.")
 ]
@@ -94,6 +98,8 @@ def fit(
     size: Size = None,
     fit_image: FitImage = None,
     head: HeadKind = "linear",
+    epochs: Epochs = None,
+    augment: AugmentList = "auto",
     budget: Budget = None,
     small_below: SmallBelow = _default("small_below"),
     large_above: LargeAbove = _default("large_above"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,11 @@ def decide_case(
         stage_scores={row.stage: row.probe.score for row in measured.depth},
         small_below=settings.small_below,
         large_above=settings.large_above,
-        views=tuple(name for name in prepared.views if name != OWN),
+        views={
+            name: (seen.graph.preprocess.size_px / graph.preprocess.size_px) ** 2
+            for name, seen in prepared.views.items()
+            if name != OWN
+        },
         spreads=prepared.spreads,
         hidden=settings.hidden,
     )
@@ -217,6 +222,16 @@ def read(prepared: Prepared, candidate: Candidate, rows: Any, learning: bool = F
         tap = taps_of(seen.graph, candidate)[0]
         found = [part.stage(tap, rows, candidate.spread) for part in parts]
     return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def readable(prepared: Prepared) -> tuple[list[Path], list[str]]:
+    """Path and content hash of every readable image, in the order of the features' rows."""
+    dataset, infos = prepared.dataset, prepared.findings.infos
+    found = [(dataset.locate(s), i) for s, i in zip(dataset.samples, infos, strict=True)]
+    return (
+        [path for path, info in found if info is not None],
+        [info.content_hash for _, info in found if info is not None],
+    )
 
 
 def subset(development: Development, positions: NDArray[np.int64], seed: int) -> Development:

@@ -27,6 +27,7 @@ from headstart.plan.criterion import choose_criterion
 from headstart.plan.decide import Facts, decide
 from headstart.run import Run, differences, existing_manifest, latest, next_free
 from headstart.settings import FitSettings, threads
+from headstart.train.augment import parse_augment
 
 PARITY_IMAGES = 8
 
@@ -94,6 +95,7 @@ def can_be_done(settings: FitSettings, dataset: Dataset, graph: TapGraph) -> Non
     """Refuse a metric, a forced case or a cut that cannot be, before any image is looked at."""
     labels = np.array([sample.label for sample in dataset.samples])
     choose_criterion(settings.metric, labels, dataset.classes)
+    parse_augment(settings.augment)
     nothing = Facts(0, "unclear", "", graph.stage_names, {}, 1, 1)
     decide(nothing, settings.case, settings.cut, settings.from_scratch)
 

@@ -9,6 +9,7 @@ here imports torch: where a network must be exported, a child process does it.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -116,6 +117,11 @@ def fit(settings: FitSettings) -> Outcome:
         with run.step("learn"):
             learned = learn(prepared, prepared.development, settings, threads())
             behind = background(prepared, prepared.criterion, settings)
+        if settings.retrains:
+            from headstart.retraining import retrain
+
+            with run.step("train"):
+                prepared, learned = retrain(prepared, learned, settings, run)
         stored = results.plan_json(
             learned.plan,
             learned.measurement,
@@ -135,6 +141,7 @@ def fit(settings: FitSettings) -> Outcome:
                 head = refit(prepared, learned, settings.seed)
         with run.step("bundle"):
             bundle(prepared, learned, head, evaluation, run)
+            shutil.rmtree(run.folder / ".tuned", ignore_errors=True)  # its network is in the bundle
         run.finish("done")
     if settings.report:
         report(run.folder)
@@ -159,7 +166,7 @@ def prepare(settings: FitSettings, opened: Opened, tell: bool = True) -> Prepare
     run.note("features_computed", found.computed)
     with run.step("gate"):
         gate = look_closer(dataset, findings, graph, found, rows, workers)
-        parts = split(dataset, findings, settings.seed, gate.ties)
+        parts = split(dataset, findings, settings.seed, gate.ties, nested=not settings.retrains)
     run.write_json("data.json", results.data_json(dataset, findings, parts, gate))
     run.write_json("findings.json", findings_gallery(dataset, findings, gate))
     run.write_text("split.csv", results.split_csv(dataset, parts))
@@ -185,7 +192,7 @@ def prepare(settings: FitSettings, opened: Opened, tell: bool = True) -> Prepare
 def look_again(prepared: Prepared, settings: FitSettings, run: Run) -> Prepared:
     """Look at every image in other ways too, as far as the budget goes and nothing is forced."""
     graph, dataset = prepared.graph, prepared.dataset
-    if settings.case is not None or settings.cut is not None:
+    if settings.case is not None or settings.cut is not None or settings.retrains:
         return prepared
     infos = [(i, info) for i, info in enumerate(prepared.findings.infos) if info is not None]
     paths = [dataset.locate(dataset.samples[i]) for i, _ in infos]

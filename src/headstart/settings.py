@@ -62,6 +62,10 @@ class FitSettings(BaseModel):
         None, description="how an image becomes a square; default: chosen by the data"
     )
     head: str = Field("linear", description="linear, or mlp:WIDTH: a hidden layer", pattern=HEAD)
+    epochs: int | None = Field(None, description="fixes the schedule of training", ge=1, le=100_000)
+    augment: str = Field(
+        "auto", description="auto (each is tested), none, or a list: flip,rotate,..."
+    )
     budget: float | None = Field(
         None, description="minutes of wall clock; 0: one look only", ge=0, allow_inf_nan=False
     )
@@ -85,6 +89,8 @@ class FitSettings(BaseModel):
             raise ValueError(f"--cut belongs to case 2 and cannot go with --case {self.case}")
         if self.from_scratch and (self.cut is not None or self.case not in (None, 4)):
             raise ValueError("--from-scratch means case 4 and cannot go with --cut or another case")
+        if self.refit_all and self.retrains:
+            raise ValueError("--refit-all goes with a frozen network; cases 3 and 4 train it")
         if self.small_below > self.large_above:
             raise ValueError("--small-below must not be above --large-above")
         return self
@@ -95,6 +101,11 @@ class FitSettings(BaseModel):
         found = self.data if self.data is not None else self.table
         assert found is not None  # checked above
         return found
+
+    @property
+    def retrains(self) -> bool:
+        """Whether the network itself is to be trained."""
+        return self.from_scratch or self.case in (3, 4)
 
     @property
     def hidden(self) -> int:

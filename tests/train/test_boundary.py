@@ -110,3 +110,9 @@ def test_the_frozen_part_does_not_move(tmp_path: Path) -> None:
     before = model.network.conv1[1].running_mean.clone()
     Lower(model, "conv2")(torch.zeros(4, 32, 32, 3, dtype=torch.uint8))
     assert torch.equal(before, model.network.conv1[1].running_mean)
+
+
+def test_a_run_without_a_validation_part_keeps_only_its_views(tmp_path: Path) -> None:
+    told, above, said = cached(tmp_path, lesson=lesson(valid=0))
+    tuned = train(tmp_path / "a", recipe("partial", through="conv2"), lesson=told, model=above)
+    assert tuned.score is None and len(said) == 2

@@ -77,6 +77,19 @@ def test_without_a_validation_part_the_average_is_kept(tmp_path: Path) -> None:
     assert tuned.score is None and tuned.logits.shape == (0, 3)
 
 
+def test_a_run_on_all_images_ends_in_the_mixture_that_another_run_chose(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    runs = {}
+    for end in (("last", 0.0), ("last", 0.5), ("last", 1.0)):
+        told = replace(lesson(valid=0), keep=end)
+        runs[end[1]] = train(tmp_path / f"{end[1]}", lesson=told)
+        assert (runs[end[1]].average, runs[end[1]].alpha) == end
+    name = "fc2.0.weight"
+    middle = (runs[0.0].state[name] + runs[1.0].state[name]) / 2
+    torch.testing.assert_close(runs[0.5].state[name], middle)
+
+
 def test_gradients_of_small_passes_add_up_to_those_of_a_large_one(tmp_path: Path) -> None:
     # No dropout: it draws by pass.
     results = []

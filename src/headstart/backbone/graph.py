@@ -122,19 +122,25 @@ class TapGraph:
 
 
 def tap_graph(
-    name: str, weights: Path | None, size_px: int | None, images: Sequence[Path]
+    name: str,
+    weights: Path | None,
+    size_px: int | None,
+    images: Sequence[Path],
+    place: Path | None = None,
 ) -> TapGraph:
     """The tap graph of a backbone, from the cache or exported now.
 
     Args:
         images: some real images on which a new graph is compared with torch.
+        place: folder to keep it in; default: the cache.
 
     Raises:
         WeightsError, ArgumentError: see `backbone.load`. InternalError: the graph does not compute
         what torch computes.
     """
     alias = _alias(name, weights, size_px)
-    folder = alias.parent
+    folder = place or alias.parent
+    alias = folder / alias.name
     with contextlib.suppress(OSError, ValueError):
         if (known := _intact(folder / alias.read_text(encoding="utf-8"))) is not None:
             return known

@@ -54,7 +54,9 @@ class Adapted(nn.Module):
         super().__init__()
         self.network = network
         # Without random weights first: no number is drawn that the caller's draws would miss.
-        self.head = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
+        self.head: nn.Linear = skip_init(  # type: ignore[no-untyped-call]
+            nn.Linear, weight.shape[1], weight.shape[0]
+        )
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(weight))
             self.head.bias.copy_(torch.from_numpy(bias))

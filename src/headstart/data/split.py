@@ -47,7 +47,11 @@ class Split:
 
 
 def split(
-    dataset: Dataset, findings: Findings, seed: int, ties: Sequence[Sequence[int]] = ()
+    dataset: Dataset,
+    findings: Findings,
+    seed: int,
+    ties: Sequence[Sequence[int]] = (),
+    nested: bool = True,
 ) -> Split:
     """Keep the user's own test part, or hold out a fifth; then fold the development part.
 
@@ -56,6 +60,8 @@ def split(
 
     Args:
         ties: samples that show the same picture and so stay together, as copies do.
+        nested: whether a small set may do without a test part; not where a network is trained, which
+            cannot be repeated so often.
 
     Raises:
         DataError: a class is too small to be split, named with what to do.
@@ -68,7 +74,7 @@ def split(
         train, test = _given(dataset, findings, usable, groups, left_out, ties)
         _demand(dataset, labels[train], groups[train], least=2, where="training part")
         protocol = "given test part"
-    elif len(usable) < NESTED_BELOW:
+    elif nested and len(usable) < NESTED_BELOW:
         _demand(dataset, labels[usable], groups[usable], least=3, where="data")
         train, test = usable, usable[:0]
         protocol = "nested cross-validation"

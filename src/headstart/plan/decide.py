@@ -11,7 +11,7 @@ The table is a prior, not a law (Yosinski et al. 2014 show which layers transfer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from headstart.errors import ArgumentError, nearest
@@ -54,8 +54,9 @@ class Facts:
     stage_scores: Mapping[str, float]
     small_below: int
     large_above: int
-    views: tuple[str, ...] = ()
-    """other ways in which the network looked at every image (`plan.views`)"""
+    views: Mapping[str, float] = field(default_factory=dict)
+    """other ways in which the network looked at every image (`plan.views`): the name, and what an
+    answer costs in units of the network's own"""
     spreads: bool = False
     """whether standard deviations over positions may be read beside the means"""
     hidden: int = 0
@@ -72,6 +73,8 @@ class Candidate:
     """the last stage that is kept, for head_cut"""
     case: int | None
     """1..4 when it is one of the four cases to the letter, else None"""
+    cost: float = 1.0
+    """of an answer, in units of the network's own way to look"""
     view: str = OWN
     """how the network looks at an image; OWN is as it was pre-trained, or as the user said"""
     spread: bool = False
@@ -99,6 +102,8 @@ class Plan:
     """names of the candidates that may be shipped"""
     reasons: tuple[str, ...]
     flips_if: tuple[str, ...]
+    retrains: bool = False
+    """the forced strategy trains the network; the candidates are what it is compared with"""
 
 
 def decide(
@@ -110,7 +115,7 @@ def decide(
         case, cut, from_scratch: what the user forces, or None.
 
     Raises:
-        ArgumentError: --cut names no stage, or a forced case cannot be done.
+        ArgumentError: --cut names no stage, or more stages than --case 2 keeps.
     """
     if cut is not None:
         check_cut(cut, facts.stages)
@@ -134,8 +139,8 @@ def decide(
         reasons.append(f"{forced} was given, so it is done whatever the measurements say.")
     elif {3, 4} & set(prior):
         reasons.append(
-            "Cases 3 and 4 re-train the network, which this version cannot do yet: the best frozen "
-            "candidate is trained instead."
+            "Cases 3 and 4 re-train the network, which this version does only when it is told to "
+            "(--case 3, --case 4): left alone it trains the best frozen candidate."
         )
     return Plan(
         case_prior=prior,
@@ -146,6 +151,7 @@ def decide(
         allowed=allowed,
         reasons=tuple(reasons),
         flips_if=tuple(_flips(facts, size)),
+        retrains=from_scratch or case in (3, 4),
     )
 
 
@@ -187,13 +193,19 @@ def frozen_candidates(stages: Sequence[str]) -> tuple[Candidate, ...]:
     )
 
 
-def richer_candidates(views: Sequence[str], spreads: bool) -> tuple[Candidate, ...]:
+def richer_candidates(views: Mapping[str, float], spreads: bool) -> tuple[Candidate, ...]:
     """All stages once more: with standard deviations, and as seen in other views."""
     if not spreads:
         return ()
     own = Candidate("all_stages+spread", "all_stages", None, None, spread=True)
-    others = [view for view in views if view != MIRROR]
-    return (own, *(replace(own, name=f"{own.name}@{view}", view=view) for view in others))
+    others = {view: cost for view, cost in views.items() if view != MIRROR}
+    return (
+        own,
+        *(
+            replace(own, name=f"{own.name}@{view}", view=view, cost=cost)
+            for view, cost in others.items()
+        ),
+    )
 
 
 def refinements(
@@ -258,7 +270,7 @@ def finalists(plan: Plan, scores: Mapping[str, float]) -> tuple[str, ...]:
     def best(some: Sequence[Candidate], count: int = 1) -> list[str]:
         return [c.name for c in sorted(some, key=lambda c: -scores[c.name])[:count]]
 
-    if plan.forced is not None:
+    if plan.forced is not None and not plan.retrains:
         chosen = best([c for c in plan.candidates if c.name in plan.allowed], 2)
     else:
         chosen = best(cuts)
@@ -276,11 +288,9 @@ def _forced(
     from_scratch: bool,
 ) -> tuple[str | None, tuple[str, ...]]:
     if from_scratch or case in (3, 4):
+        # The frozen candidates are what the trained network is compared with.
         flag = "--from-scratch" if from_scratch else f"--case {case}"
-        raise ArgumentError(
-            f"{flag} re-trains the network, which this version cannot do yet",
-            do="Use --case 1, --case 2 or --cut STAGE, or leave the choice to headstart.",
-        )
+        return flag, tuple(c.name for c in candidates)
     if cut is not None:
         return f"--cut {cut}", (f"head_cut@{cut}",)
     if case == 1:

@@ -22,7 +22,7 @@ NOMINAL_IMAGES_PER_S = 60.0
 """per processor, at 224 px with the default network's multiply-adds; 84 was measured"""
 NOMINAL_MACS = 4e8
 OBLONG = 1.1
-"""from this median ratio of the sides on, the central square leaves something out"""
+"""from this median ratio of the sides on, squashing and padding differ"""
 LARGER = 288 / 224
 """a larger input helps networks trained with random crops (Touvron et al. 2019)"""
 MOST_IMAGES = 20_000
@@ -80,9 +80,11 @@ def choose_views(
     once = n * max(macs, NOMINAL_MACS / 10) / NOMINAL_MACS / NOMINAL_IMAGES_PER_S / processors
     sides = np.array(sides_px, dtype=np.float64)
     wanted = []
-    if not fixed_fit and np.median(sides.max(1) / sides.min(1)) >= OBLONG:
+    if not fixed_fit:
+        # Of square images too the central crop loses the rim.
         wanted.append(View("squash", size_px, "squash", False, once))
-        wanted.append(View("pad", size_px, "pad", False, once))
+        if np.median(sides.max(1) / sides.min(1)) >= OBLONG:
+            wanted.append(View("pad", size_px, "pad", False, once))
     larger_px = round(size_px * LARGER / 32) * 32
     if not fixed_size and larger_px > size_px:
         wanted.append(

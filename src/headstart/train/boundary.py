@@ -87,11 +87,11 @@ class BoundarySource:
     def views(self, epoch: int, rows: Int) -> Views:
         """fp16 [B, H, W, D]"""
         stored = self._map(epoch % self.count)
-        return Views(np.asarray(stored[np.searchsorted(self.learn, rows)]))
+        return Views(np.asarray(stored[_places(self.learn, rows)]))
 
     def whole(self, rows: Int) -> Half:
         """fp16 [B, H, W, D] of the images as they are served."""
-        return np.asarray(self._map(None)[np.searchsorted(self.valid, rows)])
+        return np.asarray(self._map(None)[_places(self.valid, rows)])
 
     def _map(self, view: int | None) -> Half:
         if view not in self._maps:
@@ -139,6 +139,12 @@ class BoundarySource:
                 do="Choose another boundary, or train without the cache.",
             )
         return half
+
+
+def _places(kept: Int, rows: Int) -> Int:
+    """Where the activations of these images lie."""
+    assert np.isin(rows, kept).all()
+    return np.searchsorted(kept, rows)
 
 
 def _whole(path: Path, marker: Path, facts: dict[str, object]) -> bool:

@@ -42,7 +42,7 @@ ALPHAS = (0.25, 0.5, 0.75)
 """mixtures of start and end that are tried beside both"""
 RETRIES, SLOWER = 2, 0.3
 """a run that diverges goes on from its last checkpoint at this share of its rate, so often"""
-CHECKPOINT_STEPS = 50
+CHECKPOINT_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ def finetune(
     """
     if len(lesson.learn) == 0:
         raise ArgumentError("There are no images to learn from")
+    if lesson.keep[0] not in ("start", "last", *(["average"] if recipe.ema else [])):
+        raise ArgumentError("A run without this average cannot end with it", received=lesson.keep)
     if not fabric.is_global_zero:
         progress, say = (lambda _: None), (lambda _: None)
     with _surroundings(recipe.threads), Stop() as stop:
@@ -240,9 +242,9 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
             better = max(ends, key=lambda end: _rank(lesson, trials[end, 1.0], truth))
             for alpha in ALPHAS:
                 attempt(better, alpha)
-    chosen = ("start", 0.0) if diverged else best() if trials else (next(iter(ends)), 1.0)
+    chosen = ("start", 0.0) if diverged else best() if trials else lesson.keep
     name, alpha = chosen
-    put(loop.now, between(loop.start, ends.get(name, loop.start), alpha))
+    put(loop.now, between(loop.start, {"start": loop.start, **ends}[name], alpha))
     check_frozen(loop.model, loop.frozen)
     classes = loop.classes
     logits = trials[chosen] if chosen in trials else np.empty((0, classes), np.float32)

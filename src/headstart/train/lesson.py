@@ -28,6 +28,10 @@ class Lesson:
     score: Score
     """criterion from logits [n, C] and labels [n]; higher is better"""
     weights: NDArray[np.float32] | None = None  # [N] mean 1 over `learn`: those of the head's loss
+    keep: tuple[str, float] = ("average", 1.0)
+    """without a validation part: which weights to end with, and their share in the mixture with the
+    start, as `Tuned.average` and `Tuned.alpha` of a run that had one"""
+    hashes: tuple[str, ...] = ()  # [N] content of every image: checkpoints of others are refused
 
 
 @dataclass(frozen=True, slots=True)

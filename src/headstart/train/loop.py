@@ -84,7 +84,7 @@ class Loop:
         self.first_loss: float | None = None
         self.smooth: float | None = None
         """mean loss that forgets a tenth at each step"""
-        first = torch.from_numpy(np.array(lesson.source.whole(lesson.learn[:1])))
+        first = torch.from_numpy(np.array(lesson.source.views(0, lesson.learn[:1]).inputs))
         example = first.permute(0, 3, 1, 2).float()
         freeze(model, example, recipe.through, recipe.norm_eval)
         model.to(memory_format=torch.channels_last)
@@ -228,7 +228,7 @@ class Loop:
         stacked = torch.stack(losses)
         if self.fabric.world_size > 1:
             stacked = self.fabric.all_reduce(stacked, reduce_op="mean")
-        rows = stacked.tolist()
+        rows: list[list[float]] = stacked.tolist()
         # One by one, so that nothing depends on how many were looked at together.
         for loss, norm in rows:
             self.loss_sum += loss
@@ -243,7 +243,7 @@ class Loop:
     @property
     def classes(self) -> int:
         """C"""
-        return self.model.head.out_features
+        return int(self.model.head.out_features)
 
     @property
     def rate(self) -> float:
@@ -364,7 +364,7 @@ class Loop:
 
 def _fingerprint(lesson: Lesson, recipe: Recipe, start: Mapping[str, Tensor], frozen: str) -> str:
     """What a run must share with its checkpoints."""
-    hashed = hashlib.blake2b(f"{recipe}{frozen}".encode(), digest_size=16)
+    hashed = hashlib.blake2b(f"{recipe}{frozen}{lesson.hashes}".encode(), digest_size=16)
     for rows in (lesson.labels, lesson.learn, lesson.valid):
         hashed.update(np.ascontiguousarray(rows, np.int64).tobytes() + b"|")
     for name, value in start.items():

@@ -24,8 +24,9 @@ MIX_FROM = 20_000
 """images from which MixUp helps; below it only slows learning (Kolesnikov et al. 2020, BiT)"""
 MIN_NORM_BATCH = 16
 """a BatchNorm that trains needs this many images at once to estimate a variance"""
-RATES = (3e-4, 1e-3, 1e-4)
-"""base rates to try, the best guess first"""
+RATES = (1e-4, 3e-4, 3e-5)
+"""base rates to try, the best guess first: 480 hand signs rose from .858 to .933 in every epoch but
+the last, while at three times the rate the first epoch lost what the head knew"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,10 @@ def epochs_for(kind: Kind, n: int) -> int:
     """
     if kind == "scratch":
         return int(min(300, max(40, math.ceil(120_000 / n))))
-    seen = max(MIN_IMAGES_SEEN, min(12_000, 6 * MIN_IMAGES_SEEN * n // 1_000))
-    return int(max(MIN_EPOCHS, min(50, math.ceil(seen / n), max(12, math.ceil(6_000 / n)))))
+    if n >= 5_000:
+        return MIN_EPOCHS
+    # Twice the least, since few images are seen quickly; more than 50 rounds teach nothing new.
+    return int(min(50, max(12, math.ceil(2 * MIN_IMAGES_SEEN / n))))
 
 
 def average_for(steps: int) -> float:
