@@ -30,7 +30,7 @@ from headstart.data.images import Preprocess, load_pixels
 from headstart.data.split import development_folds, split
 from headstart.errors import HeadstartError, show
 from headstart.explain.stored import surgery_json
-from headstart.explain.surgery_diagram import surgery_of
+from headstart.explain.surgery_diagram import classifier_parameters, plan_surgery
 from headstart.gallery import findings_gallery
 from headstart.gate import look_closer
 from headstart.judge.calibration import softmax
@@ -330,11 +330,14 @@ def bundle(
     chosen, temperature = learned.verified.chosen, learned.temperature.value
     graph = prepared.views[chosen.view].graph
     description = describe(graph, chosen, prepared.dataset.classes, temperature)
-    surgery = surgery_of(
-        graph,
+    surgery = plan_surgery(
+        graph.stages,
         chosen.strategy,
         chosen.cut,
         len(prepared.dataset.classes),
+        input_px=graph.preprocess.size_px,
+        # Of the network before: a re-trained one comes without the old classifier.
+        classifier=(prepared.graph.source_classes, classifier_parameters(prepared.graph)),
         reads=description["head"]["reads"],
         hidden=chosen.hidden,
     )

@@ -1,0 +1,117 @@
+"""Cases 3 and 4 to the letter, on the demonstration network: trained, compared, exported, shipped."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from headstart import retraining
+from headstart.run import read_json
+from headstart.ship.predict import load
+from networks import export_here
+from runs import bright_or_dark, refused, train
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Settings of a fast job: the demonstration network as if it had been pre-trained."""
+    import torch
+    from safetensors.torch import save_file
+
+    from headstart.backbone.demo_net import DemoNet
+
+    export_here(monkeypatch)
+    torch.manual_seed(0)
+    save_file(DemoNet(4).state_dict(), tmp_path / "demo.safetensors")
+    return {"backbone": "demo", "weights": tmp_path / "demo.safetensors", "epochs": 6}
+
+
+@pytest.fixture
+def shades(tmp_path: Path) -> Path:
+    return bright_or_dark(tmp_path / "shades", {"dark": 30, "light": 30})
+
+
+def weights_of(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("force", "strategies", "case"),
+    [
+        ({"case": 3}, ["finetune"], 3),
+        ({"case": 4}, ["scratch", "finetune"], None),
+        ({"from_scratch": True}, ["scratch"], 4),
+    ],
+)
+def test_a_forced_case_trains_the_whole_network_and_ships_it(
+    demo: dict[str, Any], shades: Path, force: dict[str, Any], strategies: list[str], case: Any
+) -> None:
+    run = train(shades, Path("run"), **demo, **force)
+    plan = read_json(run / "plan.json")
+    assert plan["strategy"] in strategies
+    assert case is None or plan["case"] == case
+    assert {row["name"] for row in plan["candidates"]} >= {"head_top", "all_stages", *strategies}
+    # The test part was held out although the set is small, and what is shipped answers as evaluated.
+    evaluation = read_json(run / "evaluation.json")
+    assert "scored once" in evaluation["protocol"]
+    with (run / "predictions.csv").open() as file:
+        stored = {row["path"]: row for row in csv.DictReader(file)}
+    assert len(stored) == 12
+    answers = list(load(run).predict([shades / path for path in stored]))
+    for path, answer in zip(stored, answers, strict=True):
+        assert answer.confidence == pytest.approx(float(stored[path]["confidence"]), abs=1e-4)
+    # Every learnable tensor of the network has moved, or none of it is the pre-trained one.
+    before = {f"backbone.{k}": v for k, v in load_file(demo["weights"]).items()}
+    after = weights_of(run)
+    same = [
+        name
+        for name, value in after.items()
+        if name in before and name.endswith("weight") and np.array_equal(value, before[name])
+    ]
+    assert same == []
+    trained = read_json(run / "training.json")
+    assert len(trained["epochs"]) == 6
+    assert not (run / "training").exists() and not (run / ".tuned").exists()
+
+
+def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(
+    demo: dict[str, Any], shades: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(shades, Path("whole"), case=3, **demo)
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retraining, "train_all", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(shades, Path("broken"), case=3, **demo)
+    verified = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "headstart.retraining.train_once",
+            lambda *given: verified.append(given[5]) or train_once(*given),
+        )
+        from headstart.training import train_once
+
+        resumed = train(shades, Path("broken"), case=3, resume=True, **demo)
+    assert verified == ["all"]  # the verifying run was not repeated
+    assert read_json(resumed / "run.json")["status"] == "done"
+    one, other = weights_of(whole), weights_of(resumed)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_refit_all_is_refused_for_a_trained_network(photos: Path, capsys: Any) -> None:
+    words = refused(capsys, "fit", photos, "--out", "run", "--case", "3", "--refit-all")
+    assert "--refit-all goes with a frozen network" in words
+    assert not Path("run").exists()
