@@ -17,7 +17,7 @@ from headstart.backbone.features import features
 from headstart.backbone.graph import tap_graph
 from headstart.data.images import content_hash
 from headstart.pipeline import fit
-from headstart.plan.probe import weighted_score
+from headstart.plan.criterion import Criterion, evaluate
 from headstart.run import read_json
 from headstart.settings import DEFAULT_BACKBONE, FitSettings, threads
 
@@ -99,9 +99,9 @@ def main() -> None:
                     taps = read_json(out / "model" / "headstart.json")["head"]["reads"]
                     x = np.concatenate([known.stage(tap, rest) for tap in taps], axis=1)
                     logits = x @ head["head.weight"].T + head["head.bias"]
-                    correct = logits.argmax(1) == labels[rest]
                     metric = read_json(out / "plan.json")["metric"]
-                    rows[-1]["truth"] = weighted_score(correct, labels[rest], metric)[0]
+                    found = evaluate(Criterion(metric, metric), logits, labels[rest])
+                    rows[-1]["truth"] = found.value
                 column = {key: np.array([r[key] for r in rows]) for key in rows[0]}
                 bias = 100 * (column["value"] - column["truth"])
                 naive = 100 * (column["naive"] - column["truth"])

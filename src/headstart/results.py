@@ -309,11 +309,25 @@ def mistakes(
     return {"mistakes": rows, "wrong": len(wrong), "n": len(labels)}
 
 
+FROZEN = "frozen, weights from {}"
+WEIGHTS = {
+    "partial": "its later stages re-trained, the others frozen: {}",
+    "finetune": "every layer re-trained: {}",
+    "scratch": "every layer trained: {}",
+}
+"""what happened to the backbone, around the source of its weights; all others leave it frozen"""
+FITS = {
+    "crop": "the shorter side becomes {resize_px} px and the centre is cut out: the rim is not seen",
+    "pad": "the whole image is seen, with a border in the mean colour around it",
+    "squash": "the whole image is seen, squeezed to a square",
+}
+
+
 def model_card(
     description: dict[str, Any], evaluation: evaluate.Evaluation, measurement: Measurement
 ) -> str:
     """README.md of the bundle."""
-    backbone = description["backbone"]
+    backbone, pre = description["backbone"], description["preprocess"]
     kept, removed = description["stages"]["kept"], description["stages"]["removed"]
     lines = [
         "# Image classifier made by headstart",
@@ -325,12 +339,14 @@ def model_card(
         "",
         "## How it was made",
         "",
-        f"- Backbone: {_escape(backbone['name'])}, weights from {_escape(backbone['source'])}, licence "
-        f"{_escape(backbone['licence'])}, frozen.",
+        f"- Backbone: {_escape(backbone['name'])}, "
+        + WEIGHTS.get(description["strategy"], FROZEN).format(_escape(backbone["source"]))
+        + f"; licence of the weights: {_escape(backbone['licence'])}.",
         f"- Strategy: {description['strategy']}"
         + (f" at stage {description['cut']}" if description["cut"] else "")
         + (f" (case {description['case']})" if description["case"] else "")
         + f"; stages kept: {', '.join(kept)}; removed: {', '.join(removed) or 'none'}.",
+        f"- Input: {pre['size_px']} x {pre['size_px']} px; {FITS[pre['fit']].format(**pre)}.",
         f"- Learned from {counted(measurement.n, 'image')}. {_escape(measurement.similarity.sentence)}",
         "",
         "## How good it is",
@@ -340,6 +356,7 @@ def model_card(
         "| score | value | 95 % interval | n | method |",
         "|---|---|---|---|---|",
     ]
+    unseen: list[str] = []
     for metric in evaluation.metrics:
         value, low, high = (
             "–" if v is None else f"{v:.3f}" for v in (metric.value, metric.low, metric.high)
@@ -348,7 +365,10 @@ def model_card(
             f"| {_escape(metric.name)} | {value} | {low} to {high} | {metric.n} "
             f"| {_escape(metric.method)} |"
         )
+        if metric.name == "accuracy" and metric.value is not None:
+            unseen = ["", evaluate.resolvable(evaluation.n, metric.value).sentence]
     lines += [
+        *unseen,
         "",
         "## How to use it",
         "",

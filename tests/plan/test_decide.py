@@ -111,12 +111,15 @@ def test_case_2_refuses_a_cut_that_keeps_more_than_half() -> None:
 
 
 @pytest.mark.parametrize(("case", "scratch"), [(3, False), (4, False), (None, True)])
-def test_what_cannot_be_done_yet_is_refused_in_its_own_words(
+def test_a_case_that_trains_the_network_keeps_the_frozen_candidates_beside_it(
     case: int | None, scratch: bool
 ) -> None:
-    flag = "--from-scratch" if scratch else f"--case {case}"
-    with pytest.raises(ArgumentError, match=flag):
-        decide(facts(), case=case, from_scratch=scratch)
+    made = decide(facts(), case=case, from_scratch=scratch)
+    assert made.retrains
+    assert made.forced == ("--from-scratch" if scratch else f"--case {case}")
+    scores = {c.name: 0.5 for c in made.candidates}
+    assert {"head_top", "all_stages"} <= set(finalists(made, scores))
+    assert not decide(facts(), case=1).retrains
 
 
 def test_the_finalists_are_the_top_the_best_cuts_and_all_stages() -> None:

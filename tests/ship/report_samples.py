@@ -195,6 +195,70 @@ def plan(classes: list[str], prefix: str) -> dict[str, Any]:
     }
 
 
+def retrain(folder: Path, prefix: str = "") -> Path:
+    """Turn a run of `write_run` into one whose network was re-trained; every text can be replaced."""
+    plan = json.loads((folder / "plan.json").read_text())
+    row = _candidate("finetune", "finetune", None, 3, 0.985, 0.009)
+    row |= {"method": f"{prefix}trained once, one fold of 96 held out"}
+    plan |= {"strategy": "finetune", "case": 3, "chosen": "finetune"}
+    plan |= {"forced": f"{prefix}--case 3", "candidates": [*plan["candidates"], row]}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "nested.json").unlink(missing_ok=True)
+    (folder / "training.json").write_text(json.dumps(training(prefix)))
+    surgery = {
+        "title": f"{prefix}Every stage learns",
+        "input_px": 160,
+        "blocks": [_block(f"{prefix}stem", 80, 32), _block(f"{prefix}head", 1, 1280)],
+        "head": _block(f"{prefix}new head", 1, 2) | {"state": "new"},
+        "head_widths": [1280, 2],
+        "spread": False,
+    }
+    (folder / "surgery.json").write_text(json.dumps(surgery))
+    return folder
+
+
+def _block(name: str, side_px: int, width: int) -> dict[str, Any]:
+    rest = {"parameters": 900, "state": "trained", "tapped": width == 1280, "group": ""}
+    return {"name": name, "side_px": side_px, "width": width, **rest}
+
+
+def training(prefix: str = "") -> dict[str, Any]:
+    def epochs(n: int, scores: bool) -> list[dict[str, Any]]:
+        return [
+            {
+                "epoch": k + 1,
+                "loss": 0.9 / (k + 1),
+                "rate": 1e-4 * (n - 1 - k),
+                "score": 0.9 + 0.02 * k if scores else None,
+                "img_s": 14.0,
+                "seconds": 40.0,
+            }
+            for k in range(n)
+        ]
+
+    tested = {f"{prefix}swirl": (0.01, False), "flip": (0.012, True), "rotate": (-0.031, False)}
+    verified = {"average": "last", "alpha": 0.5, "start_score": 0.89, "epochs": epochs(4, True)}
+    return {
+        "size_px": 160,
+        "augmentations": [
+            {"operation": "crop", "gain": 0.0, "se": 0.0, "used": True},
+            *(
+                {"operation": name, "gain": gain, "se": 0.011, "used": used}
+                for name, (gain, used) in tested.items()
+            ),
+        ],
+        "verified": [
+            {"strategy": "finetune", **verified},
+            {"strategy": f"{prefix}scratch", **verified, "average": "average", "alpha": 1.0},
+        ],
+        "images": 480,
+        "epochs": epochs(4, False),
+        "images_seen": 1920,
+        "seconds": 137.2,
+        "notes": [f"{prefix}out of memory: going on with 4 images at once"],
+    }
+
+
 def _candidate(
     name: str, strategy: str, cut: str | None, case: int | None, score: float, se: float
 ) -> dict[str, Any]:

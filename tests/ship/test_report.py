@@ -47,6 +47,7 @@ ATTACKS = [
     "مرحبا",
 ]
 CHARTS = {"class_counts", "quadrant", "depth_curve", "candidates", "confusion", "reliability"}
+TRAINING = {"training", "training_score"}
 
 
 class Page(HTMLParser):
@@ -284,6 +285,105 @@ def test_many_classes_stay_readable_and_small(tmp_path: Path) -> None:
     assert len(source.encode()) < 4e6
 
 
+# -- re-trained networks ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def retrained(run: Path) -> Path:
+    folder: Path = samples.retrain(run)
+    return folder
+
+
+def test_the_training_has_its_section_only_where_there_was_one(run: Path) -> None:
+    before = Page(render(run))
+    assert "How the network was trained" not in before.text and "re-trained" not in before.text
+    page = Page(render(samples.retrain(run)))
+    assert page.tags.count("h2") == 8 + 2  # with the drawing of the network
+    links = [value for name, value in page.attributes if name == "href" and value[0] == "#"]
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert {"#surgery", "#training"} < set(links) and {link[1:] for link in links} < set(ids)
+    assert [i for i in ids if f"#{i}" in links] == [link[1:] for link in links]  # in their order
+    charts = {value for name, value in page.attributes if name == "data-chart"}
+    assert charts == CHARTS | TRAINING
+    text = shown(run)
+    assert "160 px to each side" in text and "480 images, in 4 epochs" in text
+    assert "1,920 counted each time" in text and "2.3 min 14.0 images per second" in text
+    assert "out of memory: going on with 4 images at once" in text
+    assert "which is case 3 (--case 3 was given)." in text
+    assert "Strategy whole network re-trained named finetune below" in text
+    assert "alone , as they were before the network itself was trained" in text
+
+
+def test_what_is_kept_of_the_training_is_said(retrained: Path) -> None:
+    text = shown(retrained)
+    assert "Alpha is the share of the trained weights in it; 1 means only the trained ones." in text
+    assert "re-trained: alpha 0.5, that is 50 % the trained weights, as they were at the" in text
+    assert "from scratch: alpha 1, that is 100 % the trained weights, averaged over" in text
+    assert "trained once, one fold of 96 held out; the mixture with the start was chosen" in text
+
+
+def test_variations_are_told_in_plain_words(retrained: Path) -> None:
+    text = shown(retrained)
+    assert (
+        "mirrored left to right +1.2 ± 1.1 yes turned by a few degrees \u22123.1 ± 1.1 no" in text
+    )
+    assert "a random part of the image not tested yes" in text
+    settings = json.loads((retrained / "run.json").read_text())["settings"]
+    change(retrained, "run.json", settings=settings | {"augment": "flip"})
+    text = shown(retrained)
+    assert "mirrored left to right not tested yes" in text
+    assert "asked for with --augment; none of them was tested" in text
+
+
+def test_training_without_validation_shows_the_loss_alone(retrained: Path) -> None:
+    stored = json.loads((retrained / "training.json").read_text())
+    bare = [
+        {key: row[key] for key in ("strategy", "average", "alpha")} for row in stored["verified"]
+    ]
+    change(retrained, "training.json", verified=bare, epochs=stored["epochs"][:1])
+    specs = json.loads(dict(Page(render(retrained)).inline)["application/json"])
+    assert set(specs) == CHARTS | {"training"}
+    assert "480 images, in 1 epoch " in shown(retrained)
+
+
+@pytest.mark.parametrize("junk", [None, "x", 7, True, -1e300, 10**400, [], ["x"], [[]], {"a": 1}])
+def test_damaged_values_of_the_training_do_no_harm(retrained: Path, junk: Any) -> None:
+    for key in samples.training():
+        change(retrained, "training.json", **{**samples.training(), key: junk})
+        assert "How the network was trained" in Page(render(retrained)).text
+    for key, row in (("epochs", "loss"), ("augmentations", "gain"), ("verified", "alpha")):
+        stored = samples.training()
+        for name in (row, *stored[key][0]):
+            change(retrained, "training.json", **{key: [stored[key][0] | {name: junk}]})
+            assert "How the network was trained" in Page(render(retrained)).text
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        ("head_top", "new head on the frozen network"),
+        ("head_cut", "new head on the early stages, frozen"),
+        ("all_stages", "new head on all stages, frozen"),
+        ("finetune", "whole network re-trained"),
+        ("scratch", "whole network trained from scratch"),
+        ("partial", "last stages re-trained"),
+    ],
+)
+def test_strategies_are_named_in_words(run: Path, strategy: str, words: str) -> None:
+    change(run, "plan.json", strategy=strategy)
+    assert f"Strategy {words} " in shown(run)
+
+
+def test_the_parts_of_the_candidates_names_are_explained(run: Path) -> None:
+    row = json.loads((run / "plan.json").read_text())["candidates"][0]
+    names = ["all_stages+spread@288px+mlp:256", "all_stages+spread@squash", "head_cut@b3"]
+    change(run, "plan.json", candidates=[row | {"name": name} for name in names])
+    text = shown(run).split("The names: ")[1].split(". ")[0]
+    assert [part.split(" : ")[0] for part in text.split("; ")] == [
+        "head_cut", "all_stages", "+spread", "@squash", "@288px", "+mlp:256",
+    ]  # fmt: skip
+
+
 # -- hostile strings --------------------------------------------------------------------------------
 
 
@@ -291,6 +391,8 @@ def check_harmless(folder: Path, names: list[str], prefix: str) -> Page:
     """Hostile names change only text: the tags are those of a run with tame names."""
     tame = samples.write_run(folder / "tame", ["tame"] * len(names), root="tame", prefix="tame")
     run = samples.write_run(folder / "run", names, root=names[0], prefix=prefix)
+    samples.retrain(tame, "tame")
+    samples.retrain(run, prefix)
     source = render(run)
     page = Page(source)
     assert page.tags == Page(render(tame)).tags
@@ -310,7 +412,8 @@ def test_attacks_show_as_text(tmp_path: Path) -> None:
     page = check_harmless(tmp_path, ATTACKS, ATTACKS[3])
     assert ATTACK in page.text and f"{ATTACKS[3]}cats/x.jpg" in page.text
     specs = json.loads(dict(page.inline)["application/json"])
-    assert ATTACK in json.dumps(specs["class_counts"]) and set(specs) == CHARTS
+    assert ATTACK in json.dumps(specs["class_counts"]) and set(specs) == CHARTS | TRAINING
+    assert f"{ATTACKS[3]}out of memory" in page.text and f"{ATTACKS[3]}swirl" in page.text
 
 
 def test_naughty_strings_show_as_text(tmp_path: Path) -> None:
@@ -400,9 +503,51 @@ def test_a_browser_draws_every_chart(browser: Any, run: Path, width: int) -> Non
     page.close()
 
 
+PLACES = [(245, 0.8), (12, 0.0), (12, 0.99), (3_000, 0.2), (400_000, 0.97), (900_000, 0.02)]
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_label_of_the_images_covers_nothing(browser: Any, run: Path, width: int) -> None:
+    size = json.loads((run / "plan.json").read_text())["size"]
+    for n, shift in [*PLACES, (245, None)]:
+        known = {"bn_shift": shift, "low": shift, "high": shift, "verdict": "unclear"}
+        change(run, "plan.json", size=size | {"n": n}, similarity=known)
+        page = opened(browser, run, width)
+        boxes = page.evaluate(
+            "Array.from(document.querySelectorAll('[data-chart=quadrant] .mark-text text, "
+            "[data-chart=quadrant] .mark-symbol path'), (mark) => {"
+            " const box = mark.getBoundingClientRect();"
+            " return [mark.textContent, box.left, box.top, box.right, box.bottom]; })"
+        )
+        svg = page.locator("[data-chart=quadrant] svg").bounding_box()
+        labels = [box for box in boxes if box[0].startswith("your images")]
+        others = [box for box in boxes if box not in labels]
+        assert len(labels) == 2 and len(others) == 5 + (shift is not None)
+        for _, left, top, right, bottom in labels:
+            assert svg["x"] <= left and right <= svg["x"] + svg["width"] + 1
+            for what, *box in others:
+                apart = right <= box[0] or box[2] <= left or bottom <= box[1] or box[3] <= top
+                assert apart, (n, shift, what)
+        page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_draws_the_training_and_a_readable_network(
+    browser: Any, retrained: Path, width: int
+) -> None:
+    page = opened(browser, retrained, width)
+    assert page.locator("[data-chart]").count() == len(CHARTS | TRAINING)
+    ticks = page.locator("[data-chart=training] .role-axis-label text").all_text_contents()
+    assert {"1", "2", "3", "4"} < set(ticks)
+    drawn = page.locator(".drawing svg").bounding_box()
+    assert drawn["width"] == float(page.locator(".drawing svg").get_attribute("width"))
+    page.close()
+
+
 def test_a_browser_shows_attacks_as_text(browser: Any, tmp_path: Path) -> None:
     run = samples.write_run(tmp_path, ATTACKS, root=ATTACK, prefix=ATTACKS[3])
-    page = opened(browser, run, 1280)
+    page = opened(browser, samples.retrain(run, ATTACKS[3]), 1280)
+    assert ATTACKS[3] in page.locator("[data-chart=training_score] svg").text_content()
     assert page.title() == f"{ATTACK}: headstart report"
     assert page.locator("h1").text_content() == ATTACK
     ticks = page.locator("[data-chart=class_counts] svg").text_content()

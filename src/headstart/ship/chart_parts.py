@@ -14,7 +14,9 @@ Record = dict[str, Any]
 
 MOST_CLASSES = 40  # above this, one row per class is no longer readable in a chart
 BLUE, ORANGE, GREY, PALE, INK = "#0b6aa2", "#c8500a", "#8a949e", "#eef1f4", "#1d2a35"
+LEGEND_PX = 260  # of a legend's longest entry: what a telephone has room for
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+LARGEST = 1e15  # no figure of ours comes near; above it nothing is counted or drawn
 AS_SHARE = ("accuracy", "balanced_accuracy", "top5_accuracy", "sens", "spec")
 
 
@@ -32,6 +34,17 @@ class Chart:
 def record(value: Any) -> Record:
     """A stored object, or an empty one where something else was stored."""
     return value if isinstance(value, dict) else {}
+
+
+def records(value: Any) -> list[Record]:
+    """The objects in a stored list; whatever else stands there is left out."""
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+
+
+def number(value: Any) -> float | None:
+    """A stored number, or None where something else was stored, or none that a chart can hold."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if plain and abs(value) < LARGEST else None
 
 
 def is_share(metric: object) -> bool:
@@ -91,7 +104,7 @@ def colours(
     import altair as alt
 
     scale = alt.Scale(domain=kinds, range=list(range_)[: len(kinds)])
-    legend = alt.Legend(orient="top", columns=columns)
+    legend = alt.Legend(orient="top", columns=columns, labelLimit=LEGEND_PX)
     return alt.Color(f"{field}:N", title=None, scale=scale, legend=legend)
 
 

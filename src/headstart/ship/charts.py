@@ -1,30 +1,43 @@
-"""The charts of data and quality: each function turns stored results into one specification."""
+"""The charts of data, training and quality: each function turns stored results into one specification."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from headstart.ship.chart_parts import (
     BLUE,
     GREY,
     INK,
+    LEGEND_PX,
     MOST_CLASSES,
+    ORANGE,
     Chart,
     Record,
     axis,
     colours,
     finish,
     named,
+    number,
     places,
+    records,
+    titled,
 )
 from headstart.ship.plan_charts import candidates, depth_curve, quadrant
+from headstart.ship.report_words import SHORT
+
+LOSS, RATE = "loss on the training images", "learning rate, on a scale of its own"
+DOT: Record = {"filled": True, "size": 50, "opacity": 1}
 
 
-def all_charts(data: Record, plan: Record, evaluation: Record) -> dict[str, Chart]:
+def all_charts(data: Record, plan: Record, evaluation: Record, trained: Record) -> dict[str, Chart]:
     """Every chart that the stored results allow, by name; a chart without its data is left out."""
     made = (
         class_counts(data),
         quadrant(plan),
         depth_curve(plan),
         candidates(plan),
+        training(trained),
+        training_score(trained, plan),
         confusion(evaluation),
         reliability(evaluation),
     )
@@ -90,6 +103,95 @@ def _ranked_counts(totals: list[int]) -> Record:
         )
     )
     return finish(chart, 220)
+
+
+def training(trained: Record) -> Chart | None:
+    """The loss by epoch, over the course of the learning rate on a scale of its own."""
+    losses = _by_epoch(trained.get("epochs"), "loss", LOSS)
+    if not losses:
+        return None
+    import altair as alt
+
+    rates = _by_epoch(trained.get("epochs"), "rate", RATE)
+    x = _epochs([*losses, *rates])
+    colour = colours("kind", [LOSS, RATE] if rates else [LOSS], [BLUE, GREY], columns=1)
+    y = alt.Y("value:Q", title="loss", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
+    # The rate's height means nothing beside the loss, only its course does: it has no axis.
+    bare = alt.Y("value:Q", title=None, scale=alt.Scale(zero=True), axis=None)
+    loss = alt.Chart(alt.Data(values=losses)).encode(x=x, y=y, color=colour)
+    rate = alt.Chart(alt.Data(values=rates)).encode(x=x, y=bare, color=colour)
+    drawn = alt.layer(loss.mark_line(strokeWidth=2), loss.mark_point(**DOT))
+    if rates:
+        below = rate.mark_line(strokeWidth=1.5, strokeDash=[4, 3])
+        drawn = alt.layer(below, drawn).resolve_scale(y="independent")
+    return Chart(
+        "training",
+        finish(drawn, 240),
+        f"Loss by epoch over {len(losses)} epochs: {losses[0]['value']:.3g} in the first, "
+        f"{losses[-1]['value']:.3g} in the last.",
+        max_px=720,
+    )
+
+
+def training_score(trained: Record, plan: Record) -> Chart | None:
+    """The score by epoch on held-out images, for every way that was tried; epoch 0 is the start."""
+    runs = [*records(trained.get("verified")), {**trained, "strategy": plan.get("strategy")}]
+    values: list[Record] = []
+    labels: list[str] = []
+    for run in runs:
+        before = [{"epoch": 0, "score": run.get("start_score")}]
+        scores = _by_epoch(run.get("epochs"), "score", len(labels))
+        if scores:
+            values += [*_by_epoch(before, "score", len(labels)), *scores]
+            labels.append(SHORT.get(str(run.get("strategy")), named(run.get("strategy"))))
+    if not values:
+        return None
+    import altair as alt
+
+    metric = str(plan.get("metric") or "accuracy")
+    scale = alt.Scale(domain=list(range(len(labels))), range=[BLUE, ORANGE, GREY][: len(labels)])
+    legend = alt.Legend(
+        orient="top", columns=1, labelExpr="labels[datum.value]", labelLimit=LEGEND_PX
+    )
+    base = alt.Chart(alt.Data(values=values)).encode(
+        x=_epochs(values),
+        y=alt.Y("value:Q", title=titled(metric), scale=alt.Scale(zero=False), axis=axis(metric)),
+        color=alt.Color("kind:N", title=None, scale=scale, legend=legend),
+    )
+    drawn = alt.layer(base.mark_line(strokeWidth=2), base.mark_point(**DOT))
+    return Chart(
+        "training_score",
+        finish(drawn, 240, labels),
+        f"{titled(metric)} on held-out images by epoch, for {len(labels)} "
+        f"{'way' if len(labels) == 1 else 'ways'} to train; the last is "
+        f"{abs(values[-1]['value']):.3f}.",
+        max_px=720,
+    )
+
+
+def _by_epoch(rows: object, key: str, kind: str | int) -> list[Record]:
+    """One figure of every epoch that has it."""
+    return [
+        {"epoch": row["epoch"], "value": row[key], "kind": kind}
+        for row in records(rows)
+        if number(row.get("epoch")) is not None and number(row.get(key)) is not None
+    ]
+
+
+def _epochs(values: list[Record]) -> Any:
+    """The axis of epochs: whole numbers only, and at least two, so that one point has a place."""
+    import altair as alt
+
+    first, last = (int(pick(row["epoch"] for row in values)) for pick in (min, max))
+    last = max(last, first + 1)
+    return alt.X(
+        "epoch:Q",
+        title="epoch",
+        scale=alt.Scale(domain=[first, last], nice=False),
+        axis=alt.Axis(
+            values=list(range(first, last + 1, -(-(last - first) // 8))), format="d", grid=False
+        ),
+    )
 
 
 def confusion(evaluation: Record) -> Chart | None:

@@ -26,6 +26,8 @@ MOST_CANDIDATES = 20
 """rows of the chart; the table holds all of them"""
 LINE = 20
 """characters of a candidate's name in one line of the chart"""
+HEIGHT_PX, NAMES_PX = 384, 62
+"""of the quadrants: the whole height, and the rows at top and bottom that hold the cases' names"""
 HELD, SEEN, RANDOM = "new images", "training images", "random weights"
 CHOSEN, TRIED, PROBED = "chosen", "tried in full", "first look only"
 
@@ -47,17 +49,19 @@ def quadrant(plan: Record) -> Chart | None:
     low, high = similarity.get("low"), similarity.get("high")
     left, right = min(10, small / 10, n / 2), max(large * 100, n * 5)
     top = max(1.0, 1.25 * (high or shift or 0), 1.5 * (different or 0))
-    x, y = (left, small, large, right), (0, similar, different, top)
+    # No shift can lie in the rows of the names: nothing drawn for the data ever meets them.
+    room = top * NAMES_PX / (HEIGHT_PX - 2 * NAMES_PX)
+    x, y = (left, small, large, right), (-room, similar, different, top + room)
     interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
     said = "shift not measured" if shift is None else f"shift {shift:.2f}{interval}"
     layers = [
         *_quadrant_bands(x, y, plan.get("case_prior") or []),
-        _quadrant_names(x, top, plan.get("case_prior") or []),
+        _quadrant_names(x, y, plan.get("case_prior") or []),
         *_quadrant_point(x, top, n, (shift, low, high)),
     ]
     return Chart(
         "quadrant",
-        finish(alt.layer(*layers), 340),
+        finish(alt.layer(*layers), HEIGHT_PX),
         f"The four cases as quadrants; this data set lies at {n:,} images, {said}: "
         f"{size.get('verdict', 'unknown')} in size and {similarity.get('verdict', 'unknown')} "
         "in similarity.",
@@ -100,8 +104,10 @@ def _quadrant_bands(
             y=alt.Y(
                 "low:Q",
                 title="BatchNorm shift (0 = like the source)",
-                scale=alt.Scale(domain=[0, top], nice=False),
-                axis=alt.Axis(grid=False, values=_ticks(top, similar, different), format=".2~f"),
+                scale=alt.Scale(domain=[bottom, top], nice=False),
+                axis=alt.Axis(
+                    grid=False, values=_ticks(top + bottom, similar, different), format=".2~f"
+                ),
             ),
             y2="high:Q",
             color=alt.Color("fill:N", scale=None),
@@ -124,28 +130,30 @@ def _ticks(top: float, similar: float | None, different: float | None) -> list[f
     return sorted([*clear, *limits])
 
 
-def _quadrant_names(x: tuple[float, ...], top: float, prior: list[int]) -> Any:
-    """The names of the four cases and of the bands, near the edges, where they hide no point."""
+def _quadrant_names(x: tuple[float, ...], y: tuple[Any, ...], prior: list[int]) -> Any:
+    """The names of the four cases and of the band, in rows of their own at top and bottom."""
     import altair as alt
 
     left, small, large, right = x
     at_left, at_right = (left * small) ** 0.5, (large * right) ** 0.5
     rows = [
-        (1, at_left, 0.17, ["Case 1", "small, similar", "new head"]),
-        (2, at_left, 0.97, ["Case 2", "small, different", "early stages"]),
-        (3, at_right, 0.17, ["Case 3", "large, similar", "fine-tune"]),
-        (4, at_right, 0.97, ["Case 4", "large, different", "from scratch"]),
-        (0, (small * large) ** 0.5, 0.97, ["medium"]),
+        (1, at_left, "bottom", ["Case 1", "small, similar", "new head"]),
+        (2, at_left, "top", ["Case 2", "small, different", "early stages"]),
+        (3, at_right, "bottom", ["Case 3", "large, similar", "fine-tune"]),
+        (4, at_right, "top", ["Case 4", "large, different", "from scratch"]),
+        (0, (small * large) ** 0.5, "top", ["medium"]),
     ]
-    values = [
-        {"x": place, "y": height * top, "label": label, "weight": 600 if case in prior else 400}
-        for case, place, height, label in rows
-    ]
-    names = alt.Chart(alt.Data(values=values)).encode(x="x:Q", y="y:Q", text="label:N")
-    style = {"fontSize": 12, "color": SOFT, "lineHeight": 15, "baseline": "top"}
-    plain = names.transform_filter("datum.weight < 500").mark_text(**style)
-    bold = names.transform_filter("datum.weight > 500").mark_text(**style, fontWeight=700)
-    return alt.layer(plain, bold)
+    layers = []
+    for case, place, edge, label in rows:
+        row = {"x": place, "y": y[-1] if edge == "top" else y[0], "label": label}
+        style = {"fontSize": 12, "color": SOFT, "lineHeight": 15, "baseline": "top"}
+        mark = alt.Chart(alt.Data(values=[row])).mark_text(
+            **style,
+            dy=6 if edge == "top" else -3 - 15 * len(label),
+            fontWeight=700 if case in prior else 400,
+        )
+        layers.append(mark.encode(x="x:Q", y="y:Q", text="label:N"))
+    return alt.layer(*layers)
 
 
 def _quadrant_point(
@@ -161,9 +169,8 @@ def _quadrant_point(
 
     shift, low, high = measured
     along = log(n / x[0]) / log(x[-1] / x[0])  # 0 at the left edge, 1 at the right one
-    align = "left" if along < 0.12 else "right" if along > 0.88 else "center"
-    at = 0.6 * top if shift is None else max(shift, high or 0)
-    said = "your images" if shift is not None else "your images, shift unknown"
+    at = 0.5 * top if shift is None else shift
+    said = ["your images"] if shift is not None else ["your images,", "shift unknown"]
     row = {"x": n, "y": shift, "low": low, "high": high, "at": at, "said": said}
     base = alt.Chart(alt.Data(values=[row])).encode(x="x:Q")
     whisker = {"color": ORANGE, "strokeWidth": 2.5}
@@ -179,9 +186,11 @@ def _quadrant_point(
     if shift is not None:
         point = base.mark_point(filled=True, size=60, color=ORANGE, opacity=1)
         layers.append(point.encode(y="y:Q"))
-    text = {"align": align, "baseline": "bottom", "dy": -9, "fontSize": 13}
-    halo = base.mark_text(**text, stroke="white", strokeWidth=4, fontWeight="bold")
-    label = base.mark_text(**text, color=ORANGE, fontWeight="bold")
+    # Beside the point, on the side with more room; the whisker's ends reach 9 px to each side.
+    side = {"align": "left", "dx": 15} if along < 0.55 else {"align": "right", "dx": -15}
+    text = {**side, "baseline": "middle", "fontSize": 13, "lineHeight": 16, "fontWeight": "bold"}
+    halo = base.mark_text(**text, stroke="white", strokeWidth=4)
+    label = base.mark_text(**text, color=ORANGE)
     return [*layers, *(mark.encode(y="at:Q", text="said:N") for mark in (halo, label))]
 
 

@@ -23,16 +23,13 @@ from headstart.explain.stored import surgery_of_json
 from headstart.explain.surgery_diagram import draw_surgery
 from headstart.run import read_json
 from headstart.ship import report_words
-from headstart.ship.chart_parts import MOST_CLASSES, Chart, Record, is_share, named, record
+from headstart.ship.chart_parts import MOST_CLASSES, Chart, Record, is_share, named, number, record
 from headstart.ship.charts import all_charts
 from headstart.ship.plan_charts import MOST_CANDIDATES
 
 EXPECTED = ("data.json", "plan.json", "evaluation.json", "mistakes.json")
-SOMETIMES = (
-    "findings.json",
-    "nested.json",
-    "surgery.json",
-)  # not of every run, so no reason to complain
+# Not of every run, so no reason to complain.
+SOMETIMES = ("findings.json", "nested.json", "surgery.json", "training.json")
 # Marks that reverse or reorder the text around them: a file name must not rewrite the sentence.
 BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -52,10 +49,10 @@ def render(run_dir: Path) -> str:
     run = cleaned(read_json(run_dir / "run.json"))
     files = (*EXPECTED, *SOMETIMES)
     stored = {name.removesuffix(".json"): _optional(run_dir / name) for name in files}
-    data, plan, evaluation, nested = (
-        record(stored[name]) for name in ("data", "plan", "evaluation", "nested")
+    data, plan, evaluation, nested, training = (
+        record(stored[name]) for name in ("data", "plan", "evaluation", "nested", "training")
     )
-    charts = all_charts(data, plan, evaluation)
+    charts = all_charts(data, plan, evaluation, training)
     only_data = record(run.get("settings")).get("command") == "check"
     opening = [report_words.found(data)]
     if not only_data:
@@ -88,6 +85,14 @@ def render(run_dir: Path) -> str:
             charts=charts,
             specs=_specs(charts),
             surgery=_surgery(record(stored["surgery"])),
+            training=training,
+            augmentations=report_words.augmentations(training, run, plan.get("metric")),
+            mixtures=report_words.mixtures(training),
+            asked=report_words.augmentations_asked(run),
+            training_notes=_texts(training.get("notes")),
+            retrained=plan.get("strategy") in report_words.RETRAINED,
+            name_parts=report_words.names_of(plan),
+            short=report_words.SHORT,
             vega=_vega(),
             commands=_commands(run_dir),
             kinds=report_words.CASES,
@@ -162,6 +167,10 @@ def _findings(data: Record, stored: Record) -> list[Record]:
     ]
 
 
+def _texts(value: object) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
 def _webp(encoded: object) -> str | None:
     try:
         content = base64.b64decode(str(encoded or ""), validate=True)
@@ -213,6 +222,8 @@ def _environment() -> Any:
         report_words.points,
         report_words.words,
         report_words.plain,
+        report_words.duration,
+        number,
         named,
     ):
         environment.filters[filter_.__name__] = lambda value, *rest, filter_=filter_: filter_(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 
-from headstart.ship.chart_parts import Record, is_share, record
+from headstart.ship.chart_parts import Record, is_share, number, record, records
 from headstart.ship.plan_charts import PROBED, kind_of
 
 MISSING = "–"
@@ -23,6 +24,41 @@ STRATEGIES = {
     "all_stages": "kept the whole pre-trained network frozen and trained one new layer on the "
     "features of every stage",
     "partial": "replaced the last layer and re-trained only the last stages of the network",
+}
+SHORT = {
+    "head_top": "new head on the frozen network",
+    "head_cut": "new head on the early stages, frozen",
+    "finetune": "whole network re-trained",
+    "scratch": "whole network trained from scratch",
+    "all_stages": "new head on all stages, frozen",
+    "partial": "last stages re-trained",
+}
+RETRAINED = ("finetune", "scratch", "partial")
+PARTS = {
+    r"head_top\b": SHORT["head_top"],
+    r"head_cut@": "new head on the stages up to the one that is named, frozen",
+    r"all_stages": SHORT["all_stages"],
+    r"finetune\b": SHORT["finetune"],
+    r"scratch\b": SHORT["scratch"],
+    r"partial\b": SHORT["partial"],
+    r"\+spread": "the head reads how much each feature varies over the image beside its mean",
+    r"@squash": "images squeezed to a square instead of cropped",
+    r"@pad": "images given a border to make them square",
+    r"@\d{1,5}px": "images shown at this many pixels to each side",
+    r"\+mirror": "the head also learns from mirror images",
+    r"\+weights": "every class weighs the same while the head learns",
+    r"\+mlp:\d{1,5}": "a head with a hidden layer of this width",
+}
+"""what the parts of a candidate's name mean"""
+OPERATIONS = {
+    "crop": "a random part of the image",
+    "flip": "mirrored left to right",
+    "flip_vertical": "mirrored upside down",
+    "rotate90": "turned by quarter turns",
+    "rotate": "turned by a few degrees",
+    "colour": "brightness, contrast and colour changed a little",
+    "grey": "without colour now and then",
+    "erase": "a rectangle covered now and then",
 }
 LIKENESS = {
     "similar": "similar to",
@@ -125,6 +161,7 @@ def done(plan: Record) -> str:
     verdict = str(record(plan.get("similarity")).get("verdict"))
     likeness = LIKENESS.get(verdict, "not compared with") + " what the network had learned from"
     case = f", which is case {plan['case']}" if plan.get("case") in CASES else ""
+    case += f" ({plan['forced']} was given)" if plan.get("forced") else ""
     return (
         f"The data set is {size} and {likeness}; headstart "
         f"{STRATEGIES.get(strategy, f'used the strategy {strategy}')}{case}."
@@ -176,6 +213,16 @@ def tried(plan: Record) -> dict[str, list[Record]]:
     return {"full": [row for row in rows if row not in probed], "probed": probed}
 
 
+def names_of(plan: Record) -> list[tuple[str, str]]:
+    """The parts that occur in the candidates' names, each with its meaning."""
+    names = [str(row.get("name")) for row in records(plan.get("candidates"))]
+    found = []
+    for pattern, meaning in PARTS.items():
+        hits = [hit[0] for name in names if (hit := re.search(pattern, name))]
+        found += [(hit.rstrip("@"), meaning) for hit in dict.fromkeys(hits)]
+    return found
+
+
 def estimates(plan: Record, evaluation: Record, nested: Record) -> list[Record]:
     """What each figure is an estimate of: its name, its value, its spread, and the protocol."""
     rows: list[Record] = []
@@ -193,7 +240,10 @@ def estimates(plan: Record, evaluation: Record, nested: Record) -> list[Record]:
     elif chosen and plan.get("chosen"):
         row, many = chosen[0], len(plan.get("candidates") or [])
         text = (
-            "cross-validated on the images learned from, selection not nested: the best of "
+            f"{row.get('method')}; the mixture with the start was chosen on the same fold, so a "
+            "little too good"
+            if row.get("strategy") in RETRAINED
+            else "cross-validated on the images learned from, selection not nested: the best of "
             f"{many} candidates, so too good by the luck of the choice"
         )
         value = f"{score(row.get('score'), name)} {spread(row.get('se'), name)}"
@@ -219,6 +269,39 @@ def inner_choices(nested: Record) -> str:
         return ""
     said = [f"{row.get('name')} {count(row.get('times'))}\u00a0×" for row in rows]
     return f"The repeated selections chose {listed(said)}."
+
+
+def augmentations(training: Record, run: Record, metric: object) -> list[Record]:
+    """What each operation does to an image, what that did to the start's score, and if it is used."""
+    asked = augmentations_asked(run)
+    rows = []
+    for row in records(training.get("augmentations")):
+        name, used = str(row.get("operation")), row.get("used") is True
+        gain, se = number(row.get("gain")), number(row.get("se"))
+        effect = f"{signed(gain, metric)} {spread(se, metric)}"
+        if asked or name == "crop":
+            effect = "not tested"
+        rows.append({"label": OPERATIONS.get(name, words(name)), "effect": effect, "used": used})
+    return rows
+
+
+def augmentations_asked(run: Record) -> bool:
+    """Whether the user has said how the images shall be varied."""
+    return str(record(run.get("settings")).get("augment") or "auto") != "auto"
+
+
+def mixtures(training: Record) -> list[str]:
+    """What was kept of each way to train: alpha is the share of what was trained."""
+    said = []
+    for row in records(training.get("verified")):
+        alpha, way = number(row.get("alpha")), SHORT.get(str(row.get("strategy")), "training")
+        if alpha is not None:
+            averaged = row.get("average") == "average"
+            what = "averaged over the training" if averaged else "as they were at the end"
+            share = f"{score(alpha).replace('.0', '')} the trained weights, {what}"
+            rest = "" if alpha == 1 else f", and {score(1 - alpha).replace('.0', '')} the start"
+            said.append(f"{way[0].upper()}{way[1:]}: alpha {alpha:g}, that is {share}{rest}.")
+    return said
 
 
 def confused(evaluation: Record) -> list[Record]:
@@ -280,6 +363,24 @@ def points(value: object, metric: object = "accuracy") -> str:
     if not isinstance(value, int | float):
         return MISSING
     return f"{100 * value:.1f}" if is_share(metric) else f"{value:.3f}"
+
+
+def signed(value: object, metric: object = "accuracy") -> str:
+    """A gain, with its sign."""
+    if not isinstance(value, int | float):
+        return MISSING
+    text = f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3f}"
+    return text.replace("-", "\u2212")
+
+
+def duration(seconds: object) -> str:
+    """Seconds as people say them."""
+    value = number(seconds)
+    if value is None or value < 0:
+        return MISSING
+    if value < 90:
+        return f"{value:.0f} s"
+    return f"{value / 60:.1f} min" if value < 5_400 else f"{value / 3_600:.1f} h"
 
 
 def words(name: object) -> str:

@@ -36,7 +36,7 @@ def adjust(criterion: Criterion, logits: Float, labels: Int, groups: Int | None)
 
     A larger share takes over when it is better by more than one standard error.
 
-    >>> logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+    >>> logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.55, 0.45], [0.55, 0.45]])
     >>> labels, balanced = np.array([0, 0, 0, 1, 1]), Criterion("balanced_accuracy", "balanced_accuracy")
     >>> adjust(balanced, logits, labels, None).score.value
     1.0
