@@ -61,6 +61,9 @@ class Inner:
     adjusted: Adjustment
     train_score: float
     seconds: float
+    start_score: float | None
+    epochs: tuple[dict[str, Any], ...]
+    """rows of the history, for people"""
 
 
 def retrain(
@@ -106,8 +109,17 @@ def verify_one(strategy: Strategy, start: Start) -> Inner:
         found = read_json(stored)
         logits = np.array(found["logits"], np.float64)
         adjusted = adjust(criterion, logits, truth, groups)
-        rest = found["train_score"], found["seconds"]
-        return Inner(strategy, found["average"], found["alpha"], logits, adjusted, *rest)
+        return Inner(
+            strategy,
+            found["average"],
+            found["alpha"],
+            logits,
+            adjusted,
+            found["train_score"],
+            found["seconds"],
+            found["start_score"],
+            tuple(found["epochs"]),
+        )
     say(f"{strategy}: learning from {len(start.learn):,} images, verified on {len(truth):,}")
     model = model_of(start, strategy, start.inner_head)
     tuned = train_once(start, strategy, model, start.learn, start.valid, "verify")
@@ -131,6 +143,8 @@ def verify_one(strategy: Strategy, start: Start) -> Inner:
         adjusted,
         evaluate(criterion, shown, dev.labels[some]).value,
         tuned.seconds,
+        tuned.start_score,
+        tuple(asdict(row) for row in tuned.history),
     )
     write_json(
         stored,
@@ -139,6 +153,8 @@ def verify_one(strategy: Strategy, start: Start) -> Inner:
             "alpha": inner.alpha,
             "train_score": inner.train_score,
             "seconds": inner.seconds,
+            "start_score": inner.start_score,
+            "epochs": list(inner.epochs),
             "logits": tuned.logits.tolist(),
         },
     )
@@ -241,7 +257,14 @@ def _training_json(start: Start, inner: list[Inner], tuned: Tuned) -> dict[str, 
         "size_px": start.graph.preprocess.size_px,
         "augmentations": [asdict(row) for row in start.suited],
         "verified": [
-            {"strategy": one.strategy, "average": one.average, "alpha": one.alpha} for one in inner
+            {
+                "strategy": one.strategy,
+                "average": one.average,
+                "alpha": one.alpha,
+                "start_score": one.start_score,
+                "epochs": list(one.epochs),
+            }
+            for one in inner
         ],
         "images": len(start.learn) + len(start.valid),
         "epochs": [asdict(row) for row in tuned.history],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image
 
 from headstart.data.check import Findings, check, content_digest, to_json
 from headstart.data.sources import Dataset, Sample, natural_key, read
-from headstart.errors import DataError
+from headstart.errors import DataError, MachineError
 from headstart.run import write_json
 
 
@@ -232,3 +234,35 @@ def test_a_table_of_one_hundred_copies_is_one_group(tmp_path: Path) -> None:
     findings = check(dataset, 2, min_side_px=32)
     assert [len(group) for group in findings.duplicates] == [100]
     assert isinstance(dataset.samples[0], Sample)
+
+
+@pytest.mark.slow
+def test_processes_find_what_threads_find(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("odd \udcff name.png", "ünï\nline.png"):
+        (photos / "red" / name).write_bytes((photos / "red" / "red_0.png").read_bytes())
+    (photos / "blue" / "cut.png").write_bytes((photos / "blue" / "blue_0.png").read_bytes()[:90])
+    dataset = read(photos)
+    alone = check(dataset, 2, 256)
+    assert alone.refused and alone.duplicates
+    monkeypatch.setattr("headstart.data.check.CREW_FROM", 1)
+    monkeypatch.setattr("headstart.data.crew.CHUNK", 5)
+    assert check(dataset, 2, 256) == alone
+
+
+def test_a_child_that_dies_is_an_error_and_no_child_is_left(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headstart.data.check.CREW_FROM", 1)
+    started = []
+
+    def dying(min_side_px: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit(9)"]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return started[-1]
+
+    monkeypatch.setattr("headstart.data.crew._start", dying)
+    with pytest.raises(MachineError, match="exit code 9"):
+        check(read(photos), 2, 256)
+    assert all(child.poll() is not None for child in started)

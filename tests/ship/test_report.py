@@ -296,7 +296,7 @@ def retrained(run: Path) -> Path:
 
 def test_the_training_has_its_section_only_where_there_was_one(run: Path) -> None:
     before = Page(render(run))
-    assert "How the network was trained" not in before.text and "re-trained" not in before.text
+    assert "How the network was trained" not in before.text and "itself trained" not in before.text
     page = Page(render(samples.retrain(run)))
     assert page.tags.count("h2") == 8 + 2  # with the drawing of the network
     links = [value for name, value in page.attributes if name == "href" and value[0] == "#"]
@@ -309,9 +309,9 @@ def test_the_training_has_its_section_only_where_there_was_one(run: Path) -> Non
     assert "160 px to each side" in text and "480 images, in 4 epochs" in text
     assert "1,920 counted each time" in text and "2.3 min 14.0 images per second" in text
     assert "out of memory: going on with 4 images at once" in text
-    assert "which is case 3 (--case 3 was given)." in text
+    assert "which is case 3 (\u2011\u2011case 3 was given)." in text
     assert "Strategy whole network re-trained named finetune below" in text
-    assert "alone , as they were before the network itself was trained" in text
+    assert "alone, as they were before the network itself was trained" in text
 
 
 def test_what_is_kept_of_the_training_is_said(retrained: Path) -> None:
@@ -346,16 +346,18 @@ def test_training_without_validation_shows_the_loss_alone(retrained: Path) -> No
     assert "480 images, in 1 epoch " in shown(retrained)
 
 
-@pytest.mark.parametrize("junk", [None, "x", 7, True, -1e300, 10**400, [], ["x"], [[]], {"a": 1}])
+@pytest.mark.parametrize("junk", [None, "x", 10**400, {"a": 1}])
 def test_damaged_values_of_the_training_do_no_harm(retrained: Path, junk: Any) -> None:
-    for key in samples.training():
-        change(retrained, "training.json", **{**samples.training(), key: junk})
+    for name in ("data", "plan", "evaluation", "mistakes", "findings", "surgery"):
+        (retrained / f"{name}.json").unlink()  # other sections only take time here
+    good = samples.training()
+    damaged = [{key: junk} for key in good]
+    for key in ("epochs", "augmentations", "verified"):
+        first = good[key][0]
+        damaged.append({key: [first | {name: junk} for name in first] + [junk]})
+    for values in damaged:
+        (retrained / "training.json").write_text(json.dumps(good | values))
         assert "How the network was trained" in Page(render(retrained)).text
-    for key, row in (("epochs", "loss"), ("augmentations", "gain"), ("verified", "alpha")):
-        stored = samples.training()
-        for name in (row, *stored[key][0]):
-            change(retrained, "training.json", **{key: [stored[key][0] | {name: junk}]})
-            assert "How the network was trained" in Page(render(retrained)).text
 
 
 @pytest.mark.parametrize(
@@ -503,22 +505,24 @@ def test_a_browser_draws_every_chart(browser: Any, run: Path, width: int) -> Non
     page.close()
 
 
-PLACES = [(245, 0.8), (12, 0.0), (12, 0.99), (3_000, 0.2), (400_000, 0.97), (900_000, 0.02)]
+PLACES = [(245, 0.8), (12, 0.0), (400_000, 0.97), (900_000, 0.02)]
+IN_THE_QUADRANT = (
+    "Array.from(document.querySelectorAll("
+    "'[data-chart=quadrant] .role-mark text, [data-chart=quadrant] .mark-symbol path'),"
+    " (mark) => { const box = mark.getBoundingClientRect();"
+    " return [mark.textContent, box.left, box.top, box.right, box.bottom]; })"
+)
 
 
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_label_of_the_images_covers_nothing(browser: Any, run: Path, width: int) -> None:
-    size = json.loads((run / "plan.json").read_text())["size"]
-    for n, shift in [*PLACES, (245, None)]:
-        known = {"bn_shift": shift, "low": shift, "high": shift, "verdict": "unclear"}
-        change(run, "plan.json", size=size | {"n": n}, similarity=known)
+    plan = {key: samples.plan(["a"], "")[key] for key in ("size", "similarity", "case_prior")}
+    for n, shift in [*PLACES[:: 1 if width == 390 else 3], (245, None)]:
+        size = plan["size"] | {"n": n}
+        near = plan["similarity"] | {"bn_shift": shift, "low": shift, "high": shift}
+        (run / "plan.json").write_text(json.dumps(plan | {"size": size, "similarity": near}))
         page = opened(browser, run, width)
-        boxes = page.evaluate(
-            "Array.from(document.querySelectorAll('[data-chart=quadrant] .mark-text text, "
-            "[data-chart=quadrant] .mark-symbol path'), (mark) => {"
-            " const box = mark.getBoundingClientRect();"
-            " return [mark.textContent, box.left, box.top, box.right, box.bottom]; })"
-        )
+        boxes = page.evaluate(IN_THE_QUADRANT)
         svg = page.locator("[data-chart=quadrant] svg").bounding_box()
         labels = [box for box in boxes if box[0].startswith("your images")]
         others = [box for box in boxes if box not in labels]

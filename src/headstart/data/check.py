@@ -10,16 +10,20 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from headstart.data.images import ImageInfo, ImageRefused, inspect
-from headstart.data.near import Fingerprint, fingerprint
+from headstart.data.crew import look, look_at_many
+from headstart.data.images import ImageInfo
+from headstart.data.near import Fingerprint
 from headstart.data.sources import Dataset, Sample
 from headstart.errors import DataError, show
 from headstart.parallel import ordered_map, progress
 
+CREW_FROM = 5_000
+"""files from which processes of their own, which take a second to start, are worth it"""
 REFUSED_SHARE_LIMIT = 0.5
 """With more refused files than this share, the folder is probably not what the user thinks."""
 
@@ -59,21 +63,22 @@ def check(dataset: Dataset, workers: int, min_side_px: int) -> Findings:
         DataError: no file, or less than half of the files, can be read.
     """
 
-    def look(sample: Sample) -> tuple[ImageInfo, Fingerprint] | Refused:
-        try:
-            info, image = inspect(dataset.locate(sample), min_side_px=min_side_px)
-        except ImageRefused as error:
-            return Refused(sample.path, error.reason, error.detail)
-        return info, fingerprint(image)
-
     samples = dataset.samples
-    # Small files cost little more than handing them to a thread; still every thread gets its share.
-    chunk = max(1, min(64, len(samples) // (8 * workers)))
-    found = ordered_map(look, samples, workers, chunk)
+    paths = [dataset.locate(sample) for sample in samples]
+    if len(samples) >= CREW_FROM and workers > 1:
+        found = look_at_many(paths, min_side_px, workers)
+    else:
+        # Small files cost little more than handing them to a thread; still every thread gets its share.
+        chunk = max(1, min(64, len(samples) // (8 * workers)))
+        found = ordered_map(partial(look, min_side_px=min_side_px), paths, workers, chunk)
     looked = list(progress(found, len(samples), "checking"))
-    refused = tuple(item for item in looked if isinstance(item, Refused))
-    infos = tuple(None if isinstance(item, Refused) else item[0] for item in looked)
-    prints = tuple(None if isinstance(item, Refused) else item[1] for item in looked)
+    infos = tuple(info if isinstance(info, ImageInfo) else None for info, _ in looked)
+    prints = tuple(found if isinstance(found, Fingerprint) else None for _, found in looked)
+    refused = tuple(
+        Refused(sample.path, reason, detail)
+        for sample, (reason, detail) in zip(samples, looked, strict=True)
+        if isinstance(reason, str) and isinstance(detail, str)
+    )
     if len(refused) > REFUSED_SHARE_LIMIT * len(samples):
         raise DataError(
             f"{len(refused)} of {len(samples)} files cannot be read as images",

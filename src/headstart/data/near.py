@@ -142,9 +142,16 @@ def fingerprint(image: Image.Image) -> Fingerprint:
     shorter = min(image.size)
     if (factor := shorter // (2 * SIDE_PX)) > 1:
         image = image.reduce(factor)
-    grey = image.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
-    small = image.resize((CHROMA_PX, CHROMA_PX), Image.Resampling.BOX).convert("YCbCr")
-    chroma = small.getchannel("Cb").tobytes() + small.getchannel("Cr").tobytes()
+    # Small files come by the hundred thousand: what a picture's size makes needless is left out.
+    grey = image.convert("L")
+    if grey.size != (SIDE_PX, SIDE_PX):
+        grey = grey.resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
+    if image.size == (SIDE_PX, SIDE_PX):
+        small = image.reduce(SIDE_PX // CHROMA_PX)
+    else:
+        small = image.resize((CHROMA_PX, CHROMA_PX), Image.Resampling.BOX)
+    colours = small.convert("YCbCr").tobytes()
+    chroma = colours[1::3] + colours[2::3]
     return Fingerprint(grey.tobytes(), chroma, min(SIDE_PX, shorter))
 
 

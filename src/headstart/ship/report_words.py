@@ -161,7 +161,9 @@ def done(plan: Record) -> str:
     verdict = str(record(plan.get("similarity")).get("verdict"))
     likeness = LIKENESS.get(verdict, "not compared with") + " what the network had learned from"
     case = f", which is case {plan['case']}" if plan.get("case") in CASES else ""
-    case += f" ({plan['forced']} was given)" if plan.get("forced") else ""
+    # A flag that is broken after its first hyphen is hard to read.
+    flag = str(plan.get("forced") or "").replace("-", "\u2011").replace(" ", "\u00a0")
+    case += f" ({flag} was given)" if flag else ""
     return (
         f"The data set is {size} and {likeness}; headstart "
         f"{STRATEGIES.get(strategy, f'used the strategy {strategy}')}{case}."
