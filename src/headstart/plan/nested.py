@@ -24,8 +24,9 @@ Int = NDArray[np.int64]
 REPEATS = 2
 """the luck of one draw of the folds is halved"""
 FOLDS = 5
-MORE_FOLDS = ((150, 20), (300, 10))
-"""(below so many images, folds): with few images a fifth less to learn from shows in the score"""
+MORE_FOLDS = ((300, 10),)
+"""(below so many images, folds): with few images a fifth less to learn from shows in the score; twenty
+folds below 150 images took twice as long and were no nearer (docs/log.md)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,10 @@ class NestedEstimate:
 
 
 def outer_folds(n: int) -> int:
-    """How many outer folds: five, ten below 300 images, twenty below 150.
+    """How many outer folds: five, ten below 300 images.
 
-    >>> outer_folds(900), outer_folds(299), outer_folds(100)
-    (5, 10, 20)
+    >>> outer_folds(900), outer_folds(299)
+    (5, 10)
     """
     return next((folds for below, folds in MORE_FOLDS if n < below), FOLDS)
 
