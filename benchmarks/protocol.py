@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
-from sets import draw, find, groups_of, images_by_class
+from sets import find, groups_of, images_by_class
 
 from headstart.backbone.features import features
 from headstart.backbone.graph import tap_graph
@@ -39,9 +39,16 @@ def pick(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.ndarra
     return chosen
 
 
-def estimate(folder: Path, out: Path) -> dict[str, float]:
+def written(paths: np.ndarray, labels: np.ndarray, groups: np.ndarray, place: Path) -> Path:
+    """The drawn images as a table: what belongs together is told, as a user would tell it."""
+    rows = [f"{path},class {c},{g}" for path, c, g in zip(paths, labels, groups, strict=True)]
+    place.write_text("\n".join(["path,label,group", *rows]) + "\n")
+    return place
+
+
+def estimate(out: Path, **data: Path | str) -> dict[str, float]:
     """The nested score with its interval and the naive one, in the metric that drove the choices."""
-    fit(FitSettings(data=folder, out=out, budget=0, report=False))
+    fit(FitSettings(out=out, budget=0, report=False, **data))
     metrics = {m["name"]: m for m in read_json(out / "evaluation.json")["metrics"]}
     found = metrics[read_json(out / "plan.json")["metric"]]
     naive = read_json(out / "nested.json")["naive"]["score"]
@@ -59,7 +66,7 @@ def permuted(work: Path, draws: int) -> None:
             place = folder / "heads_tails".split("_")[i % 2]
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{i}{path.suffix}").symlink_to(path)
-        found = estimate(folder, work / f"permuted-{k}-run")
+        found = estimate(work / f"permuted-{k}-run", data=folder)
         said += not read_json(work / f"permuted-{k}-run" / "plan.json")["learnable"]
         covered += found["low"] <= 0.5 <= found["high"]
     print(
@@ -91,8 +98,10 @@ def main() -> None:
                 for k in range(asked.draws):
                     seen = pick(labels, groups, n, k)
                     out = work / f"{name}-{n}-{k}-run"
-                    folder = draw(work / f"{name}-{n}-{k}", list(paths[seen]), [])
-                    rows.append(estimate(folder / "train", out))
+                    table = written(
+                        paths[seen], labels[seen], groups[seen], work / f"{name}-{n}-{k}.csv"
+                    )
+                    rows.append(estimate(out, table=table, group="group"))
                     rest = np.flatnonzero(~np.isin(groups, groups[seen]))
                     rest = np.random.default_rng(k).permutation(rest)[:MOST_UNSEEN]
                     head = load_file(out / "model" / "model.safetensors")

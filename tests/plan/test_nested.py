@@ -49,4 +49,4 @@ def test_choosing_the_luckiest_of_many_useless_candidates_gains_nothing() -> Non
 
 
 def test_few_images_get_more_folds() -> None:
-    assert [outer_folds(n) for n in (60, 149, 150, 299, 300, 900)] == [10, 10, 10, 10, 5, 5]
+    assert [outer_folds(n) for n in (60, 599, 600, 900)] == [10, 10, 5, 5]

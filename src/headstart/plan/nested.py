@@ -24,7 +24,7 @@ Int = NDArray[np.int64]
 REPEATS = 2
 """the luck of one draw of the folds is halved"""
 FOLDS = 5
-MORE_FOLDS = ((300, 10),)
+MORE_FOLDS = ((600, 10),)
 """(below so many images, folds): with few images a fifth less to learn from shows in the score; twenty
 folds below 150 images took twice as long and were no nearer (docs/log.md)"""
 
@@ -40,9 +40,9 @@ class NestedEstimate:
 
 
 def outer_folds(n: int) -> int:
-    """How many outer folds: five, ten below 300 images.
+    """How many outer folds: five, ten below 600 images.
 
-    >>> outer_folds(900), outer_folds(299)
+    >>> outer_folds(900), outer_folds(599)
     (5, 10)
     """
     return next((folds for below, folds in MORE_FOLDS if n < below), FOLDS)
