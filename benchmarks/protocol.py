@@ -41,8 +41,12 @@ def pick(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.ndarra
 
 def written(paths: np.ndarray, labels: np.ndarray, groups: np.ndarray, place: Path) -> Path:
     """The drawn images as a table: what belongs together is told, as a user would tell it."""
-    rows = [f"{path},class {c},{g}" for path, c, g in zip(paths, labels, groups, strict=True)]
-    place.write_text("\n".join(["path,label,group", *rows]) + "\n")
+    tied = len(np.unique(groups)) < len(groups)
+    rows = [
+        f"{path},class {c}" + (f",{g}" if tied else "")
+        for path, c, g in zip(paths, labels, groups, strict=True)
+    ]
+    place.write_text("\n".join(["path,label" + (",group" if tied else ""), *rows]) + "\n")
     return place
 
 
@@ -101,7 +105,7 @@ def main() -> None:
                     table = written(
                         paths[seen], labels[seen], groups[seen], work / f"{name}-{n}-{k}.csv"
                     )
-                    rows.append(estimate(out, table=table, group="group"))
+                    rows.append(estimate(out, table=table))
                     rest = np.flatnonzero(~np.isin(groups, groups[seen]))
                     rest = np.random.default_rng(k).permutation(rest)[:MOST_UNSEEN]
                     head = load_file(out / "model" / "model.safetensors")
