@@ -111,6 +111,65 @@ def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
+def test_a_stop_after_training_does_not_train_again(
+    demo: dict[str, Any], shades: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("headstart.pipeline.judge", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(shades, Path("run"), case=3, **demo)
+    steps: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "headstart.train.loop.Loop.run_epoch",
+            lambda *_: pytest.fail("it trained again"),
+        )
+        patch.setattr("headstart.train.tell.LiveLine.__call__", lambda *_: steps.append(1))
+        train(shades, Path("run"), case=3, resume=True, **demo)
+    assert not steps
+    assert not Path("run/training").exists()
+
+
+def test_a_harmful_training_ships_what_it_names_with_its_own_score(
+    demo: dict[str, Any], shades: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.train import recipe
+
+    monkeypatch.setattr(recipe, "RATES", (3e-3,))  # thrown far off the trained head
+    run = train(shades, Path("run"), case=3, **demo)
+    trained = read_json(run / "training.json")
+    assert [one["alpha"] > 0 for one in trained["verified"]] == [True]
+
+
+def test_when_every_way_diverges_it_is_said_and_nothing_is_shipped(
+    demo: dict[str, Any], shades: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.errors import TrainingError
+    from headstart.train import recipe
+
+    monkeypatch.setattr(recipe, "RATES", (float("nan"),))
+    with pytest.raises(TrainingError, match="diverged at every rate"):
+        train(shades, Path("run"), case=3, **demo)
+    assert not (Path("run") / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--case", "3", "--budget", "0"], "--budget 0 means a frozen network"),
+        (["--case", "4", "--head", "mlp:8"], "--head mlp:WIDTH goes with a frozen network"),
+        (["--epochs", "3"], "--epochs and --augment belong to --case 3"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(
+    photos: Path, capsys: Any, flags: list[str], words: str
+) -> None:
+    assert words in refused(capsys, "fit", photos, "--out", "run", *flags)
+
+
 def test_refit_all_is_refused_for_a_trained_network(photos: Path, capsys: Any) -> None:
     words = refused(capsys, "fit", photos, "--out", "run", "--case", "3", "--refit-all")
     assert "--refit-all goes with a frozen network" in words

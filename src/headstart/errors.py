@@ -97,6 +97,12 @@ class MachineError(HeadstartError):
     exit_code = 1
 
 
+class TrainingError(HeadstartError):
+    """A network could not be trained on these images at any rate that was tried."""
+
+    exit_code = 2
+
+
 class InternalError(HeadstartError):
     """A check of our own work failed; nothing was handed over."""
 

@@ -41,7 +41,7 @@ class Seen:
     graph: TapGraph
     features: Features
     seconds: float
-    """what the pass cost beyond the first one, at the nominal speed"""
+    """what the pass took beyond the first one; next to nothing when it was cached"""
 
 
 @dataclass(frozen=True, slots=True)

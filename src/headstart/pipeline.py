@@ -2,14 +2,15 @@
 
     images ─▶ data ─▶ backbone ─▶ plan ─▶ train ─▶ judge ─▶ ship ─▶ people
 
-Every step takes the frozen result of the step before and returns one frozen dataclass. Nothing
-here imports torch: where a network must be exported, a child process does it.
+Every step takes the frozen result of the step before and returns one frozen dataclass. With a frozen
+network nothing here imports torch: where one must be exported, a child process does it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -61,7 +62,7 @@ from headstart.plan.evidence import (
     source_evidence,
     source_probabilities,
 )
-from headstart.plan.measure import Development
+from headstart.plan.measure import Development, stratified
 from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
 from headstart.plan.views import choose_views
 from headstart.run import Run, atomic_write, count_test_use
@@ -125,7 +126,7 @@ def fit(settings: FitSettings) -> Outcome:
         stored = results.plan_json(
             learned.plan,
             learned.measurement,
-            prepared.graph,
+            prepared.views[learned.verified.chosen.view].graph,
             learned.verified.table,
             learned.verified,
             settings,
@@ -141,7 +142,8 @@ def fit(settings: FitSettings) -> Outcome:
                 head = refit(prepared, learned, settings.seed)
         with run.step("bundle"):
             bundle(prepared, learned, head, evaluation, run)
-            shutil.rmtree(run.folder / ".tuned", ignore_errors=True)  # its network is in the bundle
+            for needless in (".tuned", "training"):  # now that its network is in the bundle
+                shutil.rmtree(run.folder / needless, ignore_errors=True)
         run.finish("done")
     if settings.report:
         report(run.folder)
@@ -206,26 +208,32 @@ def look_again(prepared: Prepared, settings: FitSettings, run: Run) -> Prepared:
         fixed_size=settings.size is not None or settings.backbone == DEMO,
         fixed_fit=settings.fit_image is not None,
     )
-    seen = dict(prepared.views)
+    seen, left_out = dict(prepared.views), list(views.left_out)
     with run.step("look again") if views.chosen else contextlib.nullcontext():
         for view in views.chosen:
+            began = time.perf_counter()
             size = settings.size if view.size_px == graph.preprocess.size_px else view.size_px
-            other = tap_graph(settings.backbone, settings.weights, size, paths[:PARITY_IMAGES])
+            try:
+                other = tap_graph(settings.backbone, settings.weights, size, paths[:PARITY_IMAGES])
+            except HeadstartError as error:  # a look that was not asked for must not end the job
+                left_out.append(f"{view.name} is not tried: {error}")
+                continue
             pre = replace(other.preprocess, fit=view.fit, mirror=view.mirror)
             if settings.fit_image is not None:
                 pre = replace(pre, fit=settings.fit_image)
             other = replace(other, preprocess=pre)
             found = features(other, paths, hashes, detect_device(settings.device), threads())
-            seen[view.name] = Seen(other, found, view.seconds)
-    run.note("views_left_out", list(views.left_out))
+            seen[view.name] = Seen(other, found, time.perf_counter() - began)
+    run.note("views_left_out", left_out)
+    for sentence in left_out:
+        say(sentence)
     return replace(prepared, views=seen, spreads=views.spreads)
 
 
 def background(prepared: Prepared, criterion: Criterion, settings: FitSettings) -> Background:
     """Baselines without a network, what the source's classes know, how much detail there is."""
     dev, graph = prepared.development, prepared.graph
-    rng = np.random.default_rng(settings.seed)
-    some = np.sort(rng.permutation(len(dev.labels))[:BASELINE_IMAGES])
+    some = stratified(dev.labels, BASELINE_IMAGES, settings.seed)
     samples = [prepared.dataset.samples[i] for i in prepared.split.train[some]]
     paths = [prepared.dataset.locate(sample) for sample in samples]
     small = Preprocess(size_px=COPY_PX, resize_px=COPY_PX)
@@ -249,14 +257,17 @@ def background(prepared: Prepared, criterion: Criterion, settings: FitSettings) 
     )
 
 
-def random_control(prepared: Prepared, settings: FitSettings) -> Control:
-    """The depth profile of the same network with random weights."""
+def random_control(prepared: Prepared, settings: FitSettings) -> Control | None:
+    """The depth profile of the same network with random weights; None, and said, when it fails."""
     dev = prepared.development
-    rng = np.random.default_rng(settings.seed)
-    some = np.sort(rng.permutation(len(dev.labels))[:CONTROL_IMAGES])
+    some = stratified(dev.labels, CONTROL_IMAGES, settings.seed)
     samples = [prepared.dataset.samples[i] for i in prepared.split.train[some]]
     paths = [prepared.dataset.locate(sample) for sample in samples]
-    twin = random_twin(prepared.graph)
+    try:
+        twin = random_twin(prepared.graph)
+    except HeadstartError as error:  # a control must not end the job
+        say(f"no control with random weights: {error}")
+        return None
     device = detect_device(settings.device)
     seen = features(twin, paths, [dev.hashes[i] for i in some], device, threads())
     return control(seen, prepared.features, some, dev, prepared.criterion, threads())
@@ -317,6 +328,7 @@ def estimate(prepared: Prepared, settings: FitSettings) -> NestedEstimate:
         learned = learn(prepared, part, settings, workers=1)
         return learned.verified.chosen.name, lambda held: answer(prepared, learned, dev.rows[held])
 
+    folds = int(draws[0].max()) + 1  # fewer when there are fewer groups
     say(f"estimating: every image is held out in turn, {REPEATS} times in {folds} folds")
     return nested_estimate(draws, len(dev.classes), learn_without, threads())
 

@@ -8,7 +8,6 @@ it is for a frozen one.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from headstart.backbone.device import detect_device
 from headstart.backbone.features import features
 from headstart.backbone.graph import tap_graph
 from headstart.backbone.load import DEMO
-from headstart.errors import InternalError
+from headstart.errors import TrainingError
 from headstart.files import read_json, write_json
 from headstart.judge.calibration import fit_temperature
 from headstart.learning import Learned, Prepared, Seen, readable
@@ -78,18 +77,18 @@ def retrain(
         everything as before, with the tuned network as a further view, and what was learned.
 
     Raises:
-        InternalError: training diverged at every rate that was tried, or a frozen tensor changed.
+        TrainingError: training diverged at every rate that was tried. InternalError: a frozen tensor
+            has changed.
     """
     folder = run.folder / "training"
     folder.mkdir(exist_ok=True)
     start = prepare_training(prepared, settings, folder)
     start = replace(start, suited=choose_augmentations(start))
-    inner = [verify_one(strategy, start) for strategy in strategies(settings)]
+    inner = verify_all(start)
     best = max(inner, key=lambda one: one.adjusted.score.value)
     tuned = train_all(best, start)
     run.write_json("training.json", _training_json(start, inner, tuned))
     again, head = adopt(best, tuned, start)
-    shutil.rmtree(folder, ignore_errors=True)
     return again, _learned(best, inner, head, frozen, start)
 
 
@@ -98,6 +97,24 @@ def strategies(settings: FitSettings) -> tuple[Strategy, ...]:
     if settings.from_scratch:
         return ("scratch",)
     return ("finetune",) if settings.case == 3 else ("scratch", "finetune")
+
+
+def verify_all(start: Start) -> list[Inner]:
+    """Verify every way to train; one that diverges is dropped while another is left.
+
+    Raises:
+        TrainingError: all of them have diverged.
+    """
+    inner, failed = [], None
+    for strategy in strategies(start.settings):
+        try:
+            inner.append(verify_one(strategy, start))
+        except TrainingError as error:
+            say(str(error))
+            failed = error
+    if not inner and failed is not None:
+        raise failed
+    return inner
 
 
 def verify_one(strategy: Strategy, start: Start) -> Inner:
@@ -123,22 +140,15 @@ def verify_one(strategy: Strategy, start: Start) -> Inner:
     say(f"{strategy}: learning from {len(start.learn):,} images, verified on {len(truth):,}")
     model = model_of(start, strategy, start.inner_head)
     tuned = train_once(start, strategy, model, start.learn, start.valid, "verify")
-    if tuned.diverged:
-        raise InternalError(
-            "Training diverged at every rate that was tried",
-            do="Leave the case to headstart: the best frozen candidate is then trained.",
-        )
     logits = tuned.logits.astype(np.float64)
     some = start.learn[:: max(1, len(start.learn) // SEEN_AGAIN)][:SEEN_AGAIN]
     again = answers(model, whole(start, some)).astype(np.float64)
     adjusted = adjust(criterion, logits, truth, groups)
     shown = log_softmax(again - adjusted.shift)
-    # A forced case ships what it names: the start itself is no result of training.
-    alpha = tuned.alpha or 1.0
     inner = Inner(
         strategy,
-        tuned.average if tuned.alpha else "last",
-        alpha,
+        tuned.average,
+        tuned.alpha,
         logits,
         adjusted,
         evaluate(criterion, shown, dev.labels[some]).value,
@@ -247,7 +257,8 @@ def _learned(best: Inner, inner: list[Inner], head: Head, frozen: Learned, start
         sentences=(*frozen.verified.sentences, *sentences),
         warnings=tuple(warnings),
     )
-    temperature = fit_temperature(logits, truth, np.arange(len(truth)) % 2)
+    halves = np.unique(groups, return_inverse=True)[1] % 2
+    temperature = fit_temperature(logits, truth, halves)
     return replace(frozen, verified=verified, head=head, temperature=temperature)
 
 

@@ -89,6 +89,12 @@ class FitSettings(BaseModel):
             raise ValueError(f"--cut belongs to case 2 and cannot go with --case {self.case}")
         if self.from_scratch and (self.cut is not None or self.case not in (None, 4)):
             raise ValueError("--from-scratch means case 4 and cannot go with --cut or another case")
+        if self.retrains and self.hidden:
+            raise ValueError("--head mlp:WIDTH goes with a frozen network; cases 3 and 4 train it")
+        if self.retrains and self.budget == 0:
+            raise ValueError("--budget 0 means a frozen network; cases 3 and 4 train it")
+        if not self.retrains and (self.epochs is not None or self.augment != "auto"):
+            raise ValueError("--epochs and --augment belong to --case 3, --case 4, --from-scratch")
         if self.refit_all and self.retrains:
             raise ValueError("--refit-all goes with a frozen network; cases 3 and 4 train it")
         if self.small_below > self.large_above:

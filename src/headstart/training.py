@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from headstart.backbone.device import detect_device
 from headstart.backbone.features import features
 from headstart.backbone.graph import HEAD, TapGraph, tap_graph
-from headstart.backbone.load import DEMO
+from headstart.errors import ArgumentError, TrainingError
+from headstart.files import read_json, write_json
 from headstart.learning import Prepared, readable
 from headstart.opening import PARITY_IMAGES, say
 from headstart.plan.criterion import evaluate, log_softmax
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from headstart.train.pixels import Decoded
     from headstart.train.suit import Suited
 
+LEAST_TO_TEST = 30
+"""held-out images below which one image more or less would decide what suits them all"""
 CPU_PX = 160
 """half the time of 224 px on a CPU (docs/log.md)"""
-FOLD = 0
-"""the fold that is held out to verify"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,19 @@ def prepare_training(prepared: Prepared, settings: FitSettings, folder: Path) ->
 
     dev = prepared.development
     device = detect_device(settings.device)
-    size = settings.size or (CPU_PX if device == "cpu" and settings.backbone != DEMO else None)
     paths, hashes = readable(prepared)
-    graph = tap_graph(settings.backbone, settings.weights, size, paths[:PARITY_IMAGES])
-    graph = replace(graph, preprocess=replace(graph.preprocess, fit=prepared.graph.preprocess.fit))
+    graph = _at_training_size(prepared, settings, device, paths)
     say(f"training at {graph.preprocess.size_px} px")
     x = features(graph, paths, hashes, device, threads()).stage(HEAD, dev.rows)
-    task = HeadTask(dev.labels, dev.folds, dev.groups, len(dev.classes), prepared.criterion)
-    strength = search_head(x, task, settings.seed, threads()).strength
-    learn, valid = np.flatnonzero(dev.folds != FOLD), np.flatnonzero(dev.folds == FOLD)
-    classes = len(dev.classes)
+    fold = verifying_fold(dev.labels, dev.folds)
+    learn, valid = np.flatnonzero(dev.folds != fold), np.flatnonzero(dev.folds == fold)
+    classes, labels = len(dev.classes), dev.labels[learn]
+    # The verifying fold takes no part in any choice, the penalty of the start included.
+    folds = np.unique(dev.folds[learn], return_inverse=True)[1]
+    if folds.max() == 0:  # two folds in all: the rest is halved by group
+        folds = np.unique(dev.groups[learn], return_inverse=True)[1] % 2
+    task = HeadTask(labels, folds, dev.groups[learn], classes, prepared.criterion)
+    strength = search_head(x[learn], task, settings.seed, threads()).strength
     mine = [paths[row] for row in dev.rows]
     return Start(
         prepared=prepared,
@@ -83,11 +87,47 @@ def prepare_training(prepared: Prepared, settings: FitSettings, folder: Path) ->
         folder=folder,
         graph=graph,
         images=decode_once(mine, graph.preprocess, threads(), folder),
-        fabric=open_fabric(device),
+        fabric=open_fabric(device, alone=True),
         head=train_head(x, dev.labels, classes, strength, settings.seed),
-        inner_head=train_head(x[learn], dev.labels[learn], classes, strength, settings.seed),
+        inner_head=train_head(x[learn], labels, classes, strength, settings.seed),
         learn=learn,
         valid=valid,
+    )
+
+
+def _at_training_size(
+    prepared: Prepared, settings: FitSettings, device: str, paths: list[Path]
+) -> TapGraph:
+    """The network at the size that was asked for; on a CPU without one a smaller size than its own."""
+    fit = prepared.graph.preprocess.fit
+
+    def at(size: int | None) -> TapGraph:
+        found = tap_graph(settings.backbone, settings.weights, size, paths[:PARITY_IMAGES])
+        return replace(found, preprocess=replace(found.preprocess, fit=fit))
+
+    own = prepared.graph.preprocess.size_px
+    if settings.size is None and device == "cpu" and own > CPU_PX:
+        try:
+            return at(CPU_PX)
+        except ArgumentError:  # a network of one size only
+            return at(None)
+    return at(settings.size)
+
+
+def verifying_fold(labels: NDArray[np.int64], folds: NDArray[np.int64]) -> int:
+    """The fold that verifies: of those with the most classes the one nearest to its fair share.
+
+    >>> verifying_fold(np.array([0, 0, 1, 1, 0, 1]), np.array([0, 0, 0, 0, 1, 1]))
+    1
+    """
+    count = int(folds.max()) + 1
+    fair = len(folds) / count
+    return min(
+        range(count),
+        key=lambda k: (
+            -len(np.unique(labels[folds == k])),
+            abs((folds == k).sum() - fair) + (fair if (folds == k).sum() > len(folds) / 2 else 0),
+        ),
     )
 
 
@@ -103,6 +143,9 @@ def choose_augmentations(start: Start) -> tuple[Suited, ...]:
     model = model_of(start, "finetune", start.inner_head)
     rng = np.random.default_rng(settings.seed)
     some = np.sort(rng.permutation(start.valid)[:IMAGES])
+    if len(some) < LEAST_TO_TEST:
+        say(f"{len(some)} held-out images are too few to test augmentations: crops only")
+        return (Suited("crop", 0.0, 0.0, True),)
     found = suitable(
         lambda pixels: answers(model, pixels),
         np.stack([start.images.square(int(i)) for i in some]),
@@ -153,7 +196,7 @@ def train_once(
     settings, development = start.settings, start.prepared.development
     recipe = recipe_for(
         "finetune" if strategy == "finetune" else "scratch",
-        len(learn),
+        len(start.learn),  # also when all are learned from: one recipe, verified and shipped
         start.graph.preprocess.size_px,
         _machine(start),
         epochs=settings.epochs,
@@ -170,7 +213,7 @@ def train_once(
 
     line = LiveLine(strategy)
     try:
-        return finetune(
+        tuned = finetune(
             start.fabric,
             model,
             Lesson(
@@ -180,6 +223,7 @@ def train_once(
                 valid,
                 score,
                 keep=keep,
+                may_end_at_start=False,  # a forced case ships what it names
                 hashes=development.hashes,
             ),
             recipe,
@@ -189,6 +233,12 @@ def train_once(
         )
     finally:
         line.close()
+    if tuned.diverged:
+        raise TrainingError(
+            f"Training ({strategy}) diverged at every rate that was tried",
+            do="Leave the case to headstart: the best frozen candidate is then trained.",
+        )
+    return tuned
 
 
 def _machine(start: Start) -> Any:
@@ -196,7 +246,12 @@ def _machine(start: Start) -> Any:
 
     fabric = start.fabric
     precision = str(fabric._precision.precision)
-    return Machine(threads(), on_gpu=fabric.device.type == "cuda", precision=precision)
+    # Of the first start: after a stop another number of processors must not change the sums.
+    stored = start.folder / "threads.json"
+    if not stored.is_file():
+        write_json(stored, {"threads": threads()})
+    count = int(read_json(stored)["threads"])
+    return Machine(count, on_gpu=fabric.device.type == "cuda", precision=precision)
 
 
 def whole(start: Start, positions: NDArray[np.int64]) -> NDArray[np.uint8]:

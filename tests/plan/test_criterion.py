@@ -122,3 +122,12 @@ def test_copies_in_one_group_do_not_make_a_score_surer() -> None:
     twice = evaluate(criterion, np.tile(scores, (2, 1)), np.tile(labels, 2))
     assert twice.se(np.tile(np.arange(100), 2)) == pytest.approx(once.se(), rel=0.05)
     assert twice.se() < 0.8 * once.se()
+
+
+@pytest.mark.parametrize("name", ["auc", "sens@spec=0.9"])
+@pytest.mark.parametrize("only", [0, 1])
+def test_images_of_one_class_alone_score_chance_with_no_confidence(name: str, only: int) -> None:
+    criterion = choose_criterion(name, np.array([0, 1]), ["a", "b"])
+    found = evaluate(criterion, np.random.default_rng(0).normal(size=(9, 2)), np.full(9, only))
+    assert found.value == pytest.approx(0.5 if name == "auc" else 0.1)
+    assert found.se() == pytest.approx(0.5)

@@ -18,10 +18,10 @@ from headstart.plan.measure import (
     MAX_IMAGES,
     Development,
     Similarity,
-    _subset,
     measure,
     similarity,
     similarity_verdict,
+    stratified,
 )
 from headstart.settings import DEFAULT_BACKBONE
 
@@ -226,12 +226,12 @@ def test_noise_is_not_called_learnable() -> None:
 
 def test_the_probes_take_a_share_of_every_class_of_a_large_set() -> None:
     labels = np.repeat([0, 1, 2], [9_000, 2_990, 10])
-    some = _subset(labels, 0)
+    some = stratified(labels, MAX_IMAGES, 0)
     assert len(some) <= MAX_IMAGES + 3
     assert np.bincount(labels[some])[2] == round(10 * MAX_IMAGES / 12_000)
     assert (np.diff(some) > 0).all()
-    assert _subset(labels, 0).tolist() == some.tolist()
-    assert _subset(labels[:100], 0).tolist() == list(range(100))
+    assert stratified(labels, MAX_IMAGES, 0).tolist() == some.tolist()
+    assert stratified(labels[:100], MAX_IMAGES, 0).tolist() == list(range(100))
 
 
 # -- real data -----------------------------------------------------------------------------------

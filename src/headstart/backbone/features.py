@@ -182,7 +182,7 @@ def _onnx_runner(graph: TapGraph) -> Runner:
 
 
 def _torch_runner(graph: TapGraph, device: str = "cuda") -> Runner:
-    """The same outputs from torch: bf16 and channels_last where the device computes so natively."""
+    """The same outputs from torch, in float32: the bundle must answer what was evaluated."""
     import torch
 
     from headstart.backbone.load import network_of
@@ -196,8 +196,7 @@ def _torch_runner(graph: TapGraph, device: str = "cuda") -> Runner:
     taps = taps.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(pixels: NDArray[np.uint8]) -> Array:
-        half = device == "cuda" and torch.cuda.is_bf16_supported()
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+        with torch.inference_mode():
             outputs = taps(torch.from_numpy(pixels).to(device, non_blocking=True))
         return np.asarray(torch.cat(outputs, dim=1).float().cpu().numpy())
 

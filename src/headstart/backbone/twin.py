@@ -13,6 +13,7 @@ import contextlib
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from headstart.backbone.graph import TapGraph, cache_error, tap_graph
@@ -39,7 +40,8 @@ def random_twin(graph: TapGraph, seed: int = 0) -> TapGraph:
                 atomic_write(path, fresh.read_bytes())
         except OSError as cause:
             raise cache_error(cause, "Could not store the random twin", path.parent) from cause
-    return tap_graph(graph.name, path, graph.preprocess.size_px, [])
+    twin = tap_graph(graph.name, path, graph.preprocess.size_px, [])
+    return replace(twin, preprocess=graph.preprocess)  # it looks as the network itself does
 
 
 def write_twin(name: str, seed: int, path: Path) -> None:

@@ -90,9 +90,12 @@ def _ask(child: subprocess.Popen[bytes], part: Sequence[Path]) -> list[Looked]:
         records = json.loads(child.stdout.readline())
         return [_record(record, child.stdout) for record in records]
     except (OSError, ValueError) as cause:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=1)  # it has ended by itself; or it is ended now
+        child.kill()
         raise MachineError(
             "A process that looked at files has ended before its work was done",
-            received=f"exit code {child.wait(timeout=5)}",
+            received=f"exit code {child.wait()}",
             do="Run it again; if it happens again, there may be too little memory.",
         ) from cause
 

@@ -32,12 +32,15 @@ def with_driving(
         assert criterion.positive is not None
         found = replace(evaluation.per_class[criterion.positive].auc, name=criterion.name)
     else:
-        found = _at_specificity(criterion, probabilities, labels)
+        found = _at_specificity(criterion, probabilities, labels, evaluation.classes)
     return replace(evaluation, metrics=(*evaluation.metrics, found))
 
 
 def _at_specificity(
-    criterion: Criterion, probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+    criterion: Criterion,
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
 ) -> Metric:
     """Sensitivity where these very images have the asked specificity, its noise included."""
     n, positives = len(labels), int((labels == criterion.positive).sum())
@@ -51,4 +54,8 @@ def _at_specificity(
     reach = 1.96 * se / (inner * (1 - inner))
     low, high = float(expit(logit(inner) - reach)), float(expit(logit(inner) + reach))
     low, high = min(low, found.value), max(high, found.value)
-    return Metric(criterion.name, found.value, low, high, n, "influence function, logit scale")
+    method = (
+        f"for {classes[criterion.positive or 0]}, at a threshold read from these images; influence "
+        "function, logit scale"
+    )
+    return Metric(criterion.name, found.value, low, high, n, method)

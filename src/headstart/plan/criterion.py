@@ -178,11 +178,12 @@ def _auc(scores: Float, labels: Int, positive: int | None) -> Value:
     columns = np.unique(labels) if positive is None else np.array([positive])
     if positive is None and scores.shape[1] == 2:
         columns = np.array([1])
+    columns = columns[[0 < (labels == c).sum() < len(labels) for c in columns]]
+    if not len(columns):
+        return _unknown(len(labels), 0.5)
     value, influence = 0.0, np.zeros(len(labels))
     for c in columns:
         inside = labels == c
-        if not inside.any() or inside.all():
-            continue
         margin = (
             scores[:, c] - np.delete(scores, c, 1).max(1) if scores.shape[1] == 2 else scores[:, c]
         )
@@ -193,6 +194,11 @@ def _auc(scores: Float, labels: Int, positive: int | None) -> Value:
         influence[inside] += (above - area) / (max(1, inside.sum() - 1) * len(columns))
         influence[~inside] += (below - area) / (max(1, (~inside).sum() - 1) * len(columns))
     return Value(value, influence)
+
+
+def _unknown(n: int, value: float) -> Value:
+    """Chance, and no idea how far off: the images hold one class only."""
+    return Value(value, np.full(n, 0.5 / n**0.5))
 
 
 def _share_below(values: Float, others: Float) -> Float:
@@ -206,6 +212,8 @@ def _share_below(values: Float, others: Float) -> Float:
 def _sensitivity(margin: Float, positive: NDArray[np.bool_], specificity: float) -> Value:
     """Sensitivity at the threshold with this specificity; the threshold's own noise included."""
     negatives, positives = np.sort(margin[~positive]), margin[positive]
+    if not len(negatives) or not len(positives):
+        return _unknown(len(margin), 1 - specificity)
 
     def at(level: float) -> tuple[float, float]:
         threshold = np.quantile(negatives, min(1.0, max(0.0, level)), method="higher")

@@ -121,7 +121,7 @@ def measure(
     """Measure size, similarity and the depth profile, all on the development images."""
     labels, groups, classes = development.labels, development.groups, development.classes
     counts = np.bincount(labels, minlength=len(classes))
-    some = _subset(labels, seed)
+    some = stratified(labels, MAX_IMAGES, seed)
     rows = development.rows[some]
     names = (*features.stages, ALL_STAGES)
 
@@ -244,12 +244,16 @@ def _shift(
     return np.asarray(np.sqrt(np.maximum(squared, 0)))
 
 
-def _subset(labels: Int, seed: int) -> Int:
-    """At most MAX_IMAGES indices, the classes in proportion, at least two of each."""
-    if len(labels) <= MAX_IMAGES:
+def stratified(labels: Int, most: int, seed: int) -> Int:
+    """About `most` indices in order, the classes in proportion, at least two of each.
+
+    >>> stratified(np.array([0] * 90 + [1] * 10), 10, seed=0).tolist().__len__()
+    11
+    """
+    if len(labels) <= most:
         return np.arange(len(labels))
     rng = np.random.default_rng(seed)
-    share = MAX_IMAGES / len(labels)
+    share = most / len(labels)
     picked = []
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)

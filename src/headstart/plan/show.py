@@ -20,6 +20,8 @@ DONE = {
     "head_top": "a new head on the whole network, frozen",
     "head_cut": "the network cut after stage {cut}, and a new head on what is left, frozen",
     "all_stages": "a new head on the features of every stage, nothing cut, frozen",
+    "finetune": "a new head and the whole network, from its pre-trained weights",
+    "scratch": "a new head and the whole network, from random weights",
 }
 SHOWN = ("accuracy", "balanced_accuracy", "auc")
 
@@ -115,7 +117,8 @@ def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> 
     what = "images, each held out in turn" if nested else f"test {'image' if n == 1 else 'images'}"
     lines += ["", f"On {n:,} {what}, with 95 % intervals:"]
     by_name = {metric["name"]: metric for metric in evaluation["metrics"]}
-    for metric in (by_name[name] for name in SHOWN if name in by_name):
+    names = dict.fromkeys((plan["metric"], *SHOWN))  # what drove the choices comes first
+    for metric in (by_name[name] for name in names if name in by_name):
         value = "undefined" if metric["value"] is None else f"{metric['value']:.3f}"
         if metric["low"] is not None and metric["high"] is not None:
             value += f"  [{metric['low']:.3f}, {metric['high']:.3f}]"

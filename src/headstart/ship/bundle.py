@@ -70,6 +70,11 @@ def describe(
     end = graph.stages.index(last) + 1
     preprocess = asdict(graph.preprocess)
     preprocess.pop("mirror")
+    trains = candidate.strategy in ("finetune", "scratch")
+    counts = {
+        "frozen": 0 if trains else last.parameters,
+        "trained": last.parameters if trains else 0,
+    }
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -93,7 +98,7 @@ def describe(
             "hidden": candidate.hidden,
             "outputs": len(classes),
         },
-        "parameters": {"frozen": last.parameters, "multiply_adds": last.macs},
+        "parameters": {**counts, "multiply_adds": last.macs},
         "preprocess": preprocess,
         "temperature": temperature,
         "input": "image: uint8 [N, H, W, 3], RGB, upright (EXIF orientation applied)",

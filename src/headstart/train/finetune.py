@@ -116,20 +116,28 @@ def finetune(
     raise KeyboardInterrupt  # whoever ignores the signal: the run is not over
 
 
-def open_fabric(device: str, log_to: Path | None = None) -> Fabric:
+def open_fabric(device: str, log_to: Path | None = None, alone: bool = False) -> Fabric:
     """Fabric for this process, launched: one process, or one of those that torchrun or SLURM started.
 
     Precision by hardware: bfloat16 where the GPU computes in it, else float32.
 
     Args:
         device: cpu or cuda. log_to: folder for TensorBoard, an optional extra.
+        alone: one process, whatever the environment says.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.loggers import TensorBoardLogger
+    from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     processes = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
+    if alone:
+        processes = 1
+    here = (
+        1
+        if alone
+        else int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
+    )
     bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     loggers = []
     if log_to is not None:
@@ -143,6 +151,7 @@ def open_fabric(device: str, log_to: Path | None = None) -> Fabric:
         strategy=DDPStrategy(broadcast_buffers=False) if processes > 1 else "auto",
         precision="bf16-mixed" if bf16 else "32-true",
         loggers=loggers,
+        plugins=[LightningEnvironment()] if alone else None,
     )
     fabric.launch()
     return fabric
@@ -233,7 +242,8 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
         # Of equal scores the one with the lower loss.
         return max(trials, key=lambda which: _rank(lesson, trials[which], truth))
 
-    if started is not None and (diverged or recipe.kind != "scratch"):
+    may_stay = lesson.may_end_at_start and recipe.kind != "scratch"
+    if started is not None and (diverged or may_stay):
         trials["start", 0.0] = started
     if started is not None and not diverged:
         for end in ends:

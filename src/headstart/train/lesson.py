@@ -31,6 +31,8 @@ class Lesson:
     keep: tuple[str, float] = ("average", 1.0)
     """without a validation part: which weights to end with, and their share in the mixture with the
     start, as `Tuned.average` and `Tuned.alpha` of a run that had one"""
+    may_end_at_start: bool = True
+    """whether the start itself may be the result, when nothing trained is better"""
     hashes: tuple[str, ...] = ()  # [N] content of every image: checkpoints of others are refused
 
 

@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 Int = NDArray[np.int64]
 
 TESTED = ("flip", "flip_vertical", "rotate90", "rotate", "colour")
-"""beside the crop, which every recipe has; its size follows the number of images"""
+"""beside the crop, which is always used when nothing is asked for"""
 IMAGES = 160
 ROUNDING = 1e-9
 """one image lost is exactly one standard error, but for the last digit"""
