@@ -15,7 +15,7 @@ from headstart.run import existing_manifest, make_folder
 from headstart.settings import FitSettings, cache_dir
 
 MADE_BY_A_RUN = {
-    "run.json", "data.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
+    "run.json", "data.json", "findings.json", "surgery.json", "nested.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
     "mistakes.json", "report.html", "log.jsonl", "model", ".lock",
 }  # fmt: skip
 

@@ -37,6 +37,7 @@ from headstart.gate import look_closer
 from headstart.judge.calibration import softmax
 from headstart.judge.driving import with_driving
 from headstart.judge.evaluate import Evaluation, evaluate, over_repeats
+from headstart.judge.grouped import widened
 from headstart.learning import (
     Learned,
     Prepared,
@@ -277,7 +278,7 @@ def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run)
     """How good it is: one look at the test part, or every image held out in turn."""
     dataset, parts = prepared.dataset, prepared.split
     if len(parts.test):
-        who = parts.test
+        who, groups = parts.test, parts.test_group
         answers = answer(prepared, learned, prepared.test_rows)[None]
         protocol = f"{parts.protocol}; scored once in this run, after every choice was made"
         infos = [prepared.findings.infos[i] for i in parts.test]
@@ -285,7 +286,7 @@ def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run)
             times = count_test_use([info.content_hash for info in infos if info is not None])
             run.note("test_set_scored", times)
     else:
-        who = parts.train
+        who, groups = parts.train, parts.group
         nested = estimate(prepared, settings)
         answers = nested.probabilities
         protocol = (
@@ -298,7 +299,7 @@ def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run)
     scored = [evaluate(p, labels, dataset.classes, protocol, learned.temperature) for p in answers]
     evaluation = over_repeats(
         [
-            with_driving(found, prepared.criterion, p, labels)
+            widened(with_driving(found, prepared.criterion, p, labels), p, labels, groups)
             for found, p in zip(scored, answers, strict=True)
         ]
     )

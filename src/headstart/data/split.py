@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class Split:
     fold: NDArray[np.int64]  # [N_train] fold of each development image
     group: NDArray[np.int64]  # [N_train] equal numbers must stay together
     protocol: str
+    test_group: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """[N_test] as `group`"""
 
     @property
     def folds(self) -> int:
@@ -86,7 +88,7 @@ def split(
         _demand(dataset, labels[test], groups[test], least=1, where="test part", tied=True)
         protocol = f"hold-out of 1/{TEST_SHARE}, stratified"
     fold = development_folds(labels[train], groups[train], FOLDS, seed + 1)
-    return Split(train, test, left_out, fold, groups[train], protocol)
+    return Split(train, test, left_out, fold, groups[train], protocol, groups[test])
 
 
 def _given(

@@ -1,0 +1,49 @@
+"""Wider intervals where images come in groups: ten photos of one plant are no ten plants.
+
+N images, C classes. The intervals of `metrics` take images as independent. Where they are not, the
+variance over groups is compared with that over images (the design effect, Kish 1965, section 5.4),
+and the interval is widened by its root. It is never made narrower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.judge.evaluate import Evaluation
+from headstart.judge.metrics import Metric
+from headstart.plan.criterion import Criterion, evaluate, log_softmax
+
+LIKE = {"accuracy": "accuracy", "balanced_accuracy": "balanced_accuracy", "auc": "auc"}
+"""scores whose own influences are known; the others widen as accuracy does"""
+
+
+def widened(
+    evaluation: Evaluation,
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+) -> Evaluation:
+    """The scores of probabilities [N, C] with intervals that know the groups [N] of the images."""
+    if len(np.unique(groups)) == len(groups):
+        return evaluation
+    log_p = log_softmax(np.log(np.maximum(probabilities, 1e-12)))
+
+    def widen(metric: Metric) -> Metric:
+        kind = "log_loss" if metric.name == "log_loss" else LIKE.get(metric.name, "accuracy")
+        found = evaluate(Criterion(kind, kind), log_p, labels)
+        factor = found.se(groups) / found.se() if found.se() > 0 else 1.0
+        if factor <= 1.0 or metric.value is None or metric.low is None or metric.high is None:
+            return metric
+        top = np.inf if metric.name == "log_loss" else 1.0
+        return replace(
+            metric,
+            low=max(0.0, metric.value - factor * (metric.value - metric.low)),
+            high=min(float(top), metric.value + factor * (metric.high - metric.value)),
+            method=f"{metric.method}; {factor:.2f} times as wide, for images of one group count as "
+            "one draw",
+        )
+
+    return replace(evaluation, metrics=tuple(widen(metric) for metric in evaluation.metrics))

@@ -1,0 +1,52 @@
+"""Intervals know that images of one group are not independent."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headstart.judge.evaluate import Evaluation, evaluate
+from headstart.judge.grouped import widened
+
+
+def judged(seed: int, plants: int = 40, photos: int = 10) -> tuple[Evaluation, Evaluation]:
+    """Two classes; a whole plant is easy or hard: without groups, and with them."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(plants), photos)
+    labels = groups % 2
+    right = rng.random(plants)[groups] < 0.8
+    p = np.full((len(labels), 2), 0.3)
+    p[np.arange(len(labels)), np.where(right, labels, 1 - labels)] = 0.7
+    found = evaluate(p, labels, ["a", "b"], "test part")
+    return found, widened(found, p, labels, groups)
+
+
+def accuracy(evaluation: Evaluation) -> tuple[float, float]:
+    metric = evaluation.metrics[0]
+    assert metric.name == "accuracy" and metric.low is not None and metric.high is not None
+    return metric.low, metric.high
+
+
+def test_the_interval_covers_what_other_plants_would_show() -> None:
+    plain = wide = 0
+    for seed in range(200):
+        without, knowing = judged(seed)
+        plain += accuracy(without)[0] <= 0.8 <= accuracy(without)[1]
+        wide += accuracy(knowing)[0] <= 0.8 <= accuracy(knowing)[1]
+    assert plain < 0.7 * 200
+    assert wide >= 0.92 * 200
+
+
+def test_without_groups_nothing_changes() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    p = rng.dirichlet([1, 1], 80)
+    found = evaluate(p, labels, ["a", "b"], "test part")
+    assert widened(found, p, labels, np.arange(80)) is found
+
+
+def test_values_stay_and_no_interval_becomes_narrower() -> None:
+    without, knowing = judged(3)
+    for before, after in zip(without.metrics, knowing.metrics, strict=True):
+        assert after.value == before.value
+        assert after.low <= before.low and after.high >= before.high  # type: ignore[operator]
+        assert "one draw" in after.method or after == before
