@@ -37,7 +37,7 @@ from headstart.gate import look_closer
 from headstart.judge.calibration import softmax
 from headstart.judge.driving import with_driving
 from headstart.judge.evaluate import Evaluation, evaluate, over_repeats
-from headstart.judge.grouped import widened
+from headstart.judge.grouped import cross_validated, widened
 from headstart.learning import (
     Learned,
     Prepared,
@@ -303,6 +303,7 @@ def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run)
             for found, p in zip(scored, answers, strict=True)
         ]
     )
+    evaluation = evaluation if len(parts.test) else cross_validated(evaluation)
     run.write_json("evaluation.json", results.evaluation_json(evaluation))
     paths = [dataset.samples[i].path for i in who]
     run.write_text(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from headstart.judge.evaluate import Evaluation, evaluate
-from headstart.judge.grouped import widened
+from headstart.judge.grouped import CROSS_VALIDATED, cross_validated, widened
 
 
 def judged(seed: int, plants: int = 40, photos: int = 10) -> tuple[Evaluation, Evaluation]:
@@ -50,3 +50,14 @@ def test_values_stay_and_no_interval_becomes_narrower() -> None:
         assert after.value == before.value
         assert after.low <= before.low and after.high >= before.high  # type: ignore[operator]
         assert "one draw" in after.method or after == before
+
+
+def test_a_cross_validated_score_is_less_sure_than_that_of_a_test_part() -> None:
+    found, _ = judged(0)
+    again = cross_validated(found)
+    low, high = accuracy(found)
+    assert accuracy(again)[1] - accuracy(again)[0] > (CROSS_VALIDATED - 0.05) * (high - low)
+    assert again.metrics[0].value == found.metrics[0].value
+    assert all(
+        0 <= m.low <= m.high for m in again.metrics if m.low is not None and m.high is not None
+    )
