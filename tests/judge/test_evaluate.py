@@ -73,8 +73,10 @@ def test_one_class_only() -> None:
 
 def test_all_sure_and_all_wrong() -> None:
     labels = np.array([0, 1] * 10)
-    for p in (np.eye(2)[labels], np.eye(2)[1 - labels]):
-        strict(evaluate(p, labels, named(2), "test part"))
+    for p, score in ((np.eye(2)[labels], 1.0), (np.eye(2)[1 - labels], 0.0)):
+        found = evaluate(p, labels, named(2), "test part")
+        strict(found)
+        assert found.metrics[0].value == score
 
 
 @pytest.mark.parametrize("c", [2, 6])
