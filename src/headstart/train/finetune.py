@@ -30,6 +30,7 @@ from headstart.train.head import Head
 from headstart.train.head import cross_entropy as losses_of
 from headstart.train.lesson import Lesson, Moment, Row
 from headstart.train.loop import DivergedError, Loop
+from headstart.train.memory import kept_memory
 from headstart.train.recipe import Recipe
 from headstart.train.stop import Stop
 
@@ -299,7 +300,7 @@ def _surroundings(threads: int) -> Iterator[None]:
     """The recipe's threads, and a random generator of our own; both are the caller's again after."""
     before = torch.get_num_threads()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), kept_memory():
         torch.set_num_threads(threads)
         try:
             yield

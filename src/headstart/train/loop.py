@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from headstart.backbone.fold import fold_norms
 from headstart.backbone.surgery import (
     Adapted,
     check_frozen,
@@ -89,6 +90,8 @@ class Loop:
         freeze(model, example, recipe.through, recipe.norm_eval)
         model.to(memory_format=torch.channels_last)
         owner = stage_of(model.network, example)
+        if recipe.norm_eval:
+            fold_norms(model, example)
         if fabric.world_size > 1:
             synchronise_norms(model, fabric.device.type == "cuda")
         self.optimizer = torch.optim.AdamW(groups(model, owner, recipe), fused=True)

@@ -1,0 +1,129 @@
+"""What does re-training the network bring over the best frozen head? The product against itself.
+
+    python benchmarks/tuning.py [SET ...] [--draws 3] [--train 1000] [--size 160]
+    python benchmarks/tuning.py isic2017_skin --folds 5      cross-validation, two AUCs
+
+Whole groups are drawn to learn from, up to 1,500 of the other images are the test part. Frozen: the
+best of the frozen family by its own cross-validation, at its own size, with the default budget.
+Tuned: `fit --case 3`. Both learn from the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from frozen import split
+from sets import draw, find, images_by_class
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+
+from headstart import pipeline
+from headstart.learning import answer, learn
+from headstart.opening import Outcome, open_run
+from headstart.run import read_json
+from headstart.settings import fit_settings, threads
+
+SETS = ("sign_digits", "brain_tumor_mri", "trashnet")
+LESIONS = ("melanoma", "seborrheic_keratosis")
+
+
+def frozen(folder: Path, out: Path, metric: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Labels and probabilities of the test part, and what was chosen."""
+    settings = fit_settings({"data": folder, "out": out, "metric": metric})
+    opened = open_run(settings, "fit")
+    assert not isinstance(opened, Outcome)
+    with opened.run as run:
+        prepared = pipeline.look_again(pipeline.prepare(settings, opened), settings, run)
+        learned = learn(prepared, prepared.development, settings, threads())
+        labels = np.array([prepared.dataset.samples[i].label for i in prepared.split.test])
+        found = answer(prepared, learned, prepared.test_rows)
+    return labels, found, learned.verified.chosen.name
+
+
+def tuned(folder: Path, out: Path, metric: str, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """The same of `fit --case 3`."""
+    values = {"data": folder, "out": out, "metric": metric, "case": 3, "size": size}
+    pipeline.fit(fit_settings(values | {"report": False}))
+    with (out / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    classes = [key.removeprefix("p_") for key in rows[0] if key.startswith("p_")]
+    labels = np.array([classes.index(row["label"]) for row in rows])
+    found = np.array([[float(row[f"p_{name}"]) for name in classes] for row in rows])
+    verified = read_json(out / "training.json")["verified"][0]
+    return labels, found, f"{verified['average']} {verified['alpha']}"
+
+
+def accuracy(labels: np.ndarray, found: np.ndarray, _classes: list[str]) -> float:
+    return float((found.argmax(1) == labels).mean())
+
+
+def lesions(labels: np.ndarray, found: np.ndarray, classes: list[str]) -> float:
+    """Mean of the areas of melanoma and of seborrheic keratosis against the rest."""
+    where = [classes.index(name) for name in LESIONS]
+    return float(np.mean([roc_auc_score(labels == c, found[:, c]) for c in where]))
+
+
+def folders(
+    name: str, work: Path, draws: int, most: int, folds: int
+) -> Iterator[tuple[Path, list[str]]]:
+    """Data folders {train,test}/CLASS/*, and the classes."""
+    classes = images_by_class(find(name, work))
+    if not folds:
+        for k in range(draws):
+            yield split(name, work, k, most), list(classes)
+        return
+    paths = np.array([path for some in classes.values() for path in some])
+    labels = np.array([i for i, some in enumerate(classes.values()) for _ in some])
+    cuts = StratifiedKFold(folds, shuffle=True, random_state=0).split(paths, labels)
+    for k, (train, test) in enumerate(cuts):
+        yield draw(work / f"{name}-{k}", list(paths[train]), list(paths[test])), list(classes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sets", nargs="*", default=SETS)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--train", type=int, default=1_000)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--folds", type=int, default=0)
+    asked = parser.parse_args()
+    score, metric = (lesions, "auc") if asked.folds else (accuracy, "accuracy")
+    print("| set | draw | frozen | tuned | gain | chosen | mixture | minutes |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        for name in asked.sets:
+            gains, scores = [], []
+            drawn = folders(name, work, asked.draws, asked.train, asked.folds)
+            for k, (folder, classes) in enumerate(drawn):
+                labels, before, chosen = frozen(folder, work / f"{name}-{k}-frozen", metric)
+                began = time.perf_counter()
+                same, after, mixture = tuned(folder, work / f"{name}-{k}-tuned", metric, asked.size)
+                assert sorted(labels) == sorted(same)
+                a, b = score(labels, before, classes), score(same, after, classes)
+                minutes = (time.perf_counter() - began) / 60
+                print(
+                    f"| {name} | {k} | {a:.4f} | {b:.4f} | {100 * (b - a):+.2f} | {chosen} "
+                    f"| {mixture} | {minutes:.1f} |",
+                    flush=True,
+                )
+                gains.append(100 * (b - a))
+                scores.append(b)
+            error = np.std(gains, ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+            print(
+                f"\n{name}: tuned {np.mean(scores):.4f}, {np.mean(gains):+.2f} ± {error:.2f} points "
+                "over the best frozen head\n",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
