@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from headstart import retraining
 from headstart.run import read_json
 from headstart.ship.predict import load
 from networks import export_here
@@ -93,7 +92,7 @@ def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(retraining, "train_all", stopped)
+        patch.setattr("headstart.improving.train_winner", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(shades, Path("broken"), case=3, **demo)
     verified = []
@@ -161,7 +160,8 @@ def test_when_every_way_diverges_it_is_said_and_nothing_is_shipped(
     [
         (["--case", "3", "--budget", "0"], "--budget 0 means a frozen network"),
         (["--case", "4", "--head", "mlp:8"], "--head mlp:WIDTH goes with a frozen network"),
-        (["--epochs", "3"], "--epochs and --augment belong to --case 3"),
+        (["--epochs", "3"], "--epochs belongs to --case 3"),
+        (["--budget", "0", "--augment", "flip"], "--augment is for training the network"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(

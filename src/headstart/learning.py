@@ -23,6 +23,7 @@ from headstart.judge.calibration import Temperature, fit_temperature, softmax
 from headstart.plan.criterion import Criterion, evaluate, log_softmax
 from headstart.plan.decide import MIRROR, OWN, Candidate, Facts, Plan, decide, refinements
 from headstart.plan.measure import Development, Measurement, measure
+from headstart.plan.steps import Steps
 from headstart.plan.verify import Scored, Trial, Verified, verify
 from headstart.settings import FitSettings
 from headstart.ship.bundle import taps_of
@@ -64,6 +65,14 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Answers for development images by networks that had not seen them."""
+
+    positions: NDArray[np.int64]  # [n] among the development images
+    logits: NDArray[np.float64]  # [n, C]
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
     """What the whole selection ends in: measured, decided, verified, trained, calibrated."""
 
@@ -72,6 +81,10 @@ class Learned:
     verified: Verified
     head: Head | MlpHead
     temperature: Temperature
+    held_out: HeldOut | None = None
+    """of a network that was trained itself: where there is no test part they are the estimate"""
+    steps: Steps | None = None
+    """what the minutes were turned into, when re-training was worth a try"""
 
 
 def learn(

@@ -11,14 +11,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headstart import results
 from headstart.backbone.device import detect_device
@@ -28,27 +26,24 @@ from headstart.backbone.load import DEMO
 from headstart.backbone.twin import random_twin
 from headstart.data.check import check
 from headstart.data.images import Preprocess, load_pixels
-from headstart.data.split import development_folds, split
-from headstart.errors import HeadstartError, show
+from headstart.data.split import split
+from headstart.errors import HeadstartError, MachineError, show
 from headstart.explain.stored import surgery_json
 from headstart.explain.surgery_diagram import classifier_parameters, plan_surgery
 from headstart.gallery import findings_gallery
 from headstart.gate import look_closer
 from headstart.judge.calibration import softmax
-from headstart.judge.driving import with_driving
-from headstart.judge.evaluate import Evaluation, evaluate, over_repeats
-from headstart.judge.grouped import cross_validated, widened
+from headstart.judge.evaluate import Evaluation
+from headstart.judging import headline, judge
 from headstart.learning import (
     Learned,
     Prepared,
     Seen,
-    answer,
     decide_case,
     learn,
     probe_rows,
     read,
     refit,
-    subset,
 )
 from headstart.opening import PARITY_IMAGES, Opened, Outcome, open_run, say, spread, working
 from headstart.parallel import one_blas_thread, ordered_map
@@ -64,9 +59,8 @@ from headstart.plan.evidence import (
     source_probabilities,
 )
 from headstart.plan.measure import Development, stratified
-from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
 from headstart.plan.views import choose_views
-from headstart.run import Run, atomic_write, count_test_use
+from headstart.run import Run, atomic_write
 from headstart.settings import FitSettings, threads
 from headstart.ship.bundle import describe, write_bundle
 from headstart.ship.predict import wide
@@ -119,36 +113,103 @@ def fit(settings: FitSettings) -> Outcome:
         with run.step("learn"):
             learned = learn(prepared, prepared.development, settings, threads())
             behind = background(prepared, prepared.criterion, settings)
-        if settings.retrains:
-            from headstart.retraining import retrain
+        if settings.may_train:
+            status = anytime(prepared, learned, behind, settings, run)
+        else:
+            status = "done"
+            if settings.retrains:
+                from headstart.improving import retrain
 
-            with run.step("train"):
-                prepared, learned = retrain(prepared, learned, settings, run)
-        stored = results.plan_json(
-            learned.plan,
-            learned.measurement,
-            prepared.views[learned.verified.chosen.view].graph,
-            learned.verified.table,
-            learned.verified,
-            settings,
-        )
-        run.write_json("plan.json", stored := results.with_background(stored, behind))
-        for line in (*stored["reasons"], *(f"warning: {w}" for w in learned.verified.warnings)):
-            say(line)
-        with run.step("evaluate"):
-            evaluation = judge(prepared, learned, settings, run)
-        head = learned.head
-        if settings.refit_all and len(prepared.split.test):
-            with run.step("refit"):
-                head = refit(prepared, learned, settings.seed)
-        with run.step("bundle"):
-            bundle(prepared, learned, head, evaluation, run)
+                with run.step("train"):
+                    prepared, learned = retrain(prepared, learned, settings, run)
+            ship(prepared, learned, behind, settings, run)
+        if status == "done":
             for needless in (".tuned", "training"):  # now that its network is in the bundle
                 shutil.rmtree(run.folder / needless, ignore_errors=True)
-        run.finish("done")
+        run.finish(status, None if status == "done" else "stopped by the user; a model is ready")
     if settings.report:
         report(run.folder)
     return Outcome(run.folder)
+
+
+def anytime(
+    prepared: Prepared, frozen: Learned, behind: Background, settings: FitSettings, run: Run
+) -> str:
+    """Ship the frozen result first; what is left of the budget looks for something better.
+
+    Returns:
+        the status of the run: "stopped" when the user has had enough.
+    """
+    from headstart.improving import improve
+
+    evaluation = ship(prepared, frozen, behind, settings, run, first=True)
+    say(f"a model is ready: {headline(evaluation)}")
+    seen, learned, status = prepared, frozen, "done"
+    try:
+        with run.step("improve"):
+            seen, learned = improve(prepared, frozen, behind, settings, run)
+    except (KeyboardInterrupt, SystemExit):
+        say("stopped: the model that is ready is kept; --resume goes on with the training")
+        status = "stopped"
+    except MachineError as error:  # a full disk or memory must not take the model that is ready
+        said = f"{error} The model that is ready is kept."
+        say(said)
+        learned = replace(frozen, plan=replace(frozen.plan, reasons=(*frozen.plan.reasons, said)))
+    tuned = learned.verified.chosen != frozen.verified.chosen
+    if tuned or len(prepared.split.test):
+        ship(seen, learned, behind, settings, run)
+    else:  # every image was held out in turn already
+        write_plan(seen, learned, behind, settings, run)
+    return status
+
+
+def ship(
+    prepared: Prepared,
+    learned: Learned,
+    behind: Background,
+    settings: FitSettings,
+    run: Run,
+    first: bool = False,
+) -> Evaluation:
+    """Evaluate, and write everything that was found out, and the model.
+
+    Args:
+        first: something better may follow, so the test part is not touched yet.
+    """
+    write_plan(prepared, learned, behind, settings, run, tell=not first)
+    with run.step("evaluate"):
+        evaluation = judge(prepared, learned, settings, run, first)
+    head = learned.head
+    if settings.refit_all and len(prepared.split.test):
+        with run.step("refit"):
+            head = refit(prepared, learned, settings.seed)
+    with run.step("bundle"):
+        bundle(prepared, learned, head, evaluation, run)
+    return evaluation
+
+
+def write_plan(
+    prepared: Prepared,
+    learned: Learned,
+    behind: Background,
+    settings: FitSettings,
+    run: Run,
+    tell: bool = True,
+) -> None:
+    """plan.json: what was decided and why; the reasons are told."""
+    stored = results.plan_json(
+        learned.plan,
+        learned.measurement,
+        prepared.views[learned.verified.chosen.view].graph,
+        learned.verified.table,
+        learned.verified,
+        settings,
+    )
+    stored = results.with_background(stored, behind)
+    run.write_json("plan.json", results.with_steps(stored, learned.steps))
+    for line in (*stored["reasons"], *(f"warning: {w}" for w in learned.verified.warnings)):
+        if tell:
+            say(line)
 
 
 # -- the steps -----------------------------------------------------------------------------------
@@ -272,70 +333,6 @@ def random_control(prepared: Prepared, settings: FitSettings) -> Control | None:
     device = detect_device(settings.device)
     seen = features(twin, paths, [dev.hashes[i] for i in some], device, threads())
     return control(seen, prepared.features, some, dev, prepared.criterion, threads())
-
-
-def judge(prepared: Prepared, learned: Learned, settings: FitSettings, run: Run) -> Evaluation:
-    """How good it is: one look at the test part, or every image held out in turn."""
-    dataset, parts = prepared.dataset, prepared.split
-    if len(parts.test):
-        who, groups = parts.test, parts.test_group
-        answers = answer(prepared, learned, prepared.test_rows)[None]
-        protocol = f"{parts.protocol}; scored once in this run, after every choice was made"
-        infos = [prepared.findings.infos[i] for i in parts.test]
-        with contextlib.suppress(HeadstartError):  # an unwritable cache costs only the count
-            times = count_test_use([info.content_hash for info in infos if info is not None])
-            run.note("test_set_scored", times)
-    else:
-        who, groups = parts.train, parts.group
-        nested = estimate(prepared, settings)
-        answers = nested.probabilities
-        protocol = (
-            f"{parts.protocol}: {nested.folds} folds, drawn {len(answers)} times; every choice was "
-            "made again without the images that were held out; the model itself learned from all of them, "
-            "and is on average a little better than this"
-        )
-        run.write_json("nested.json", results.nested_json(nested, learned.verified))
-    labels = np.array([dataset.samples[i].label for i in who])
-    scored = [evaluate(p, labels, dataset.classes, protocol, learned.temperature) for p in answers]
-    evaluation = over_repeats(
-        [
-            widened(with_driving(found, prepared.criterion, p, labels), p, labels, groups)
-            for found, p in zip(scored, answers, strict=True)
-        ]
-    )
-    evaluation = evaluation if len(parts.test) else cross_validated(evaluation)
-    run.write_json("evaluation.json", results.evaluation_json(evaluation))
-    paths = [dataset.samples[i].path for i in who]
-    run.write_text(
-        "predictions.csv", results.predictions_csv(paths, labels, answers[0], dataset.classes)
-    )
-    files = [dataset.locate(dataset.samples[i]) for i in who]
-    run.write_json(
-        "mistakes.json", results.mistakes(files, paths, labels, answers[0], dataset.classes)
-    )
-    return evaluation
-
-
-def estimate(prepared: Prepared, settings: FitSettings) -> NestedEstimate:
-    """Hold every image out in turn, with the whole selection done again on the others."""
-    dev = prepared.development
-    folds = outer_folds(len(dev.labels))
-    draws = [
-        development_folds(dev.labels, dev.groups, folds, settings.seed + 101 * (r + 1))
-        for r in range(REPEATS)
-    ]
-
-    def learn_without(positions: NDArray[np.int64]) -> tuple[str, Answer]:
-        part = subset(dev, positions, settings.seed)
-        learned = learn(prepared, part, settings, workers=1)
-        return learned.verified.chosen.name, lambda held: answer(prepared, learned, dev.rows[held])
-
-    folds = int(draws[0].max()) + 1  # fewer when there are fewer groups
-    say(f"estimating: every image is held out in turn, {REPEATS} times in {folds} folds")
-    return nested_estimate(draws, len(dev.classes), learn_without, threads())
-
-
-Answer = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 def bundle(

@@ -26,6 +26,7 @@ from headstart.plan.criterion import as_text
 from headstart.plan.decide import Plan
 from headstart.plan.measure import Measurement, Similarity, StageProbe
 from headstart.plan.nested import NestedEstimate
+from headstart.plan.steps import Steps, steps_json
 from headstart.plan.verify import Scored, Verified, table_json
 from headstart.run import csv_text
 from headstart.settings import FitSettings, threads
@@ -240,6 +241,11 @@ def with_background(plan: dict[str, Any], behind: Background) -> dict[str, Any]:
         if known is None
         else {"explained": known.explained, "se": known.se, "top_source": list(known.top_source)},
     }
+
+
+def with_steps(plan: dict[str, Any], steps: Steps | None) -> dict[str, Any]:
+    """plan.json with what the minutes were turned into, when re-training was worth a try."""
+    return plan if steps is None else plan | {"budget_steps": steps_json(steps)}
 
 
 def nested_json(nested: NestedEstimate, verified: Verified) -> dict[str, Any]:

@@ -1,14 +1,18 @@
-"""Cases 3 and 4: re-train the network itself, from the pre-trained or from random weights.
+"""Train the network itself: every planned way on folds that it did not learn from, the best on all.
 
-Each way is trained once without the images of one fold, which choose the mixture with the start and
-score it; the best is trained again on all development images by the same recipe. The result is a
-network like any other: it is exported, looks at every image once, and everything after that is what
-it is for a frozen one.
+A way is trained without the images of a fold, which choose the mixture with the start and score it;
+the winner is trained again on all development images by the same recipe. The result is a network
+like any other: it is exported, looks at every image once, and everything after that is what it is
+for a frozen one.
+
+n images of the verifying folds, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,26 +23,16 @@ from headstart.backbone.features import features
 from headstart.backbone.graph import tap_graph
 from headstart.backbone.load import DEMO
 from headstart.errors import TrainingError
-from headstart.files import read_json, write_json
-from headstart.judge.calibration import fit_temperature
-from headstart.learning import Learned, Prepared, Seen, readable
+from headstart.files import atomic_write, read_json, write_json
+from headstart.learning import HeldOut, Learned, Prepared, Seen, readable
 from headstart.opening import PARITY_IMAGES, say
-from headstart.plan.criterion import difference, evaluate, log_softmax
-from headstart.plan.decide import Candidate, Strategy
-from headstart.plan.verify import Scored, Trial, digits
-from headstart.run import Run, atomic_write
+from headstart.plan.criterion import Criterion, evaluate, log_softmax
+from headstart.plan.decide import Strategy
+from headstart.plan.steps import Planned, Steps, Way
 from headstart.settings import FitSettings, threads
 from headstart.train.adjust import Adjustment, adjust
 from headstart.train.head import Head, cross_entropy
-from headstart.training import (
-    Start,
-    answers,
-    choose_augmentations,
-    model_of,
-    prepare_training,
-    train_once,
-    whole,
-)
+from headstart.training import Start, answers, head_from, kind_of, train_once, whole
 
 if TYPE_CHECKING:
     from headstart.train.finetune import Tuned
@@ -47,68 +41,77 @@ TUNED = "tuned"
 CASES: dict[Strategy, int] = {"finetune": 3, "scratch": 4}
 SEEN_AGAIN = 320
 """images of the training part that tell its score"""
+Float = NDArray[np.float64]
+Mixture = tuple[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class OnFold:
+    """What one training says about the fold that it did not see."""
+
+    positions: NDArray[np.int64]  # [n] among the development images
+    trials: Mapping[Mixture, NDArray[np.float32]]  # [n, C] logits of every mixture with the start
+    train_score: float
+    start_score: float | None
+    seconds: float
+    epochs: tuple[dict[str, Any], ...]
+    """rows of the history, for people"""
 
 
 @dataclass(frozen=True, slots=True)
 class Inner:
-    """What the verifying fold says about one way to train."""
+    """What the verifying folds say about one way to train."""
 
-    strategy: Strategy
-    average: str
-    alpha: float
-    logits: NDArray[np.float64]  # [n, C] of the fold
+    way: Way
+    mixture: Mixture
+    """the best on all of them: what is shipped"""
+    positions: NDArray[np.int64]  # [n]
+    logits: Float  # [n, C] each half of the images with the mixture that the other half prefers
     adjusted: Adjustment
     train_score: float
     seconds: float
     start_score: float | None
     epochs: tuple[dict[str, Any], ...]
-    """rows of the history, for people"""
 
 
-def retrain(
-    prepared: Prepared, frozen: Learned, settings: FitSettings, run: Run
-) -> tuple[Prepared, Learned]:
-    """Train what the forced case names.
+def forced_ways(settings: FitSettings, size_px: int, n: int) -> tuple[Way, ...]:
+    """What a forced case trains: 3 fine-tunes, 4 races scratch against it, --from-scratch does not.
 
     Args:
-        frozen: the best frozen candidate, ready: what the result is compared with.
-
-    Returns:
-        everything as before, with the tuned network as a further view, and what was learned.
-
-    Raises:
-        TrainingError: training diverged at every rate that was tried. InternalError: a frozen tensor
-            has changed.
+        n: images that the verified network learns from.
     """
-    folder = run.folder / "training"
-    folder.mkdir(exist_ok=True)
-    start = prepare_training(prepared, settings, folder)
-    start = replace(start, suited=choose_augmentations(start))
-    inner = verify_all(start)
-    best = max(inner, key=lambda one: one.adjusted.score.value)
-    tuned = train_all(best, start)
-    run.write_json("training.json", _training_json(start, inner, tuned))
-    again, head = adopt(best, tuned, start)
-    return again, _learned(best, inner, head, frozen, start)
+    from headstart.train.recipe import epochs_for
 
-
-def strategies(settings: FitSettings) -> tuple[Strategy, ...]:
-    """What a forced case trains: 3 fine-tunes, 4 races scratch against it, --from-scratch does not."""
+    names: tuple[Strategy, ...] = ("finetune",) if settings.case == 3 else ("scratch", "finetune")
     if settings.from_scratch:
-        return ("scratch",)
-    return ("finetune",) if settings.case == 3 else ("scratch", "finetune")
+        names = ("scratch",)
+    return tuple(
+        Way(name, name, size_px, None, settings.epochs or epochs_for(kind_of(name), n))
+        for name in names
+    )
 
 
-def verify_all(start: Start) -> list[Inner]:
-    """Verify every way to train; one that diverges is dropped while another is left.
+def forced_steps(start: Start) -> Steps:
+    """One verifying fold and a refit of every way that is forced; no clock."""
+    learn, _ = start.apart(start.folds[0])
+    ways = forced_ways(start.settings, start.graph.preprocess.size_px, len(learn))
+    return Steps(tuple(Planned(way, 1, 0.0, 0.0) for way in ways), True, 0.0, 0.0, ())
+
+
+def verify_all(steps: Steps, starts: Mapping[int, Start]) -> list[Inner]:
+    """Verify every planned way, cheapest first; one that diverges is dropped while another is left.
+
+    Args:
+        starts: by size in px.
 
     Raises:
         TrainingError: all of them have diverged.
     """
     inner, failed = [], None
-    for strategy in strategies(start.settings):
+    for planned in steps.planned:
+        start = starts[planned.way.size_px]
         try:
-            inner.append(verify_one(strategy, start))
+            inner.append(verify_one(planned, start))
         except TrainingError as error:
             say(str(error))
             failed = error
@@ -117,67 +120,126 @@ def verify_all(start: Start) -> list[Inner]:
     return inner
 
 
-def verify_one(strategy: Strategy, start: Start) -> Inner:
-    """Train without the verifying fold and score it there; or read it, when it was done before."""
-    stored = start.folder / f"{strategy}.json"
+def verify_one(planned: Planned, start: Start) -> Inner:
+    """Train without each of the verifying folds in turn, and put together what they say."""
+    found = [_on_fold(planned.way, start, fold) for fold in start.folds[: planned.folds]]
     dev, criterion = start.prepared.development, start.prepared.criterion
-    truth, groups = dev.labels[start.valid], dev.groups[start.valid]
-    if stored.is_file():
-        found = read_json(stored)
-        logits = np.array(found["logits"], np.float64)
-        adjusted = adjust(criterion, logits, truth, groups)
-        return Inner(
-            strategy,
-            found["average"],
-            found["alpha"],
-            logits,
-            adjusted,
-            found["train_score"],
-            found["seconds"],
-            found["start_score"],
-            tuple(found["epochs"]),
-        )
-    say(f"{strategy}: learning from {len(start.learn):,} images, verified on {len(truth):,}")
-    model = model_of(start, strategy, start.inner_head)
-    tuned = train_once(start, strategy, model, start.learn, start.valid, "verify")
-    logits = tuned.logits.astype(np.float64)
-    some = start.learn[:: max(1, len(start.learn) // SEEN_AGAIN)][:SEEN_AGAIN]
-    again = answers(model, whole(start, some)).astype(np.float64)
+    positions = np.concatenate([one.positions for one in found])
+    order = np.argsort(positions)
+    positions = positions[order]
+    common = [key for key in found[0].trials if all(key in one.trials for one in found)]
+    trials = {
+        key: np.concatenate([one.trials[key] for one in found])[order].astype(np.float64)
+        for key in common
+    }
+    truth, groups = dev.labels[positions], dev.groups[positions]
+    logits = crossed(trials, truth, groups, criterion)
     adjusted = adjust(criterion, logits, truth, groups)
-    shown = log_softmax(again - adjusted.shift)
-    inner = Inner(
-        strategy,
-        tuned.average,
-        tuned.alpha,
-        logits,
-        adjusted,
-        evaluate(criterion, shown, dev.labels[some]).value,
-        tuned.seconds,
+    return Inner(
+        way=planned.way,
+        mixture=best_mixture(trials, truth, criterion),
+        positions=positions,
+        logits=logits,
+        adjusted=adjusted,
+        train_score=float(np.mean([one.train_score for one in found])),
+        seconds=sum(one.seconds for one in found),
+        start_score=found[0].start_score,
+        epochs=found[0].epochs,
+    )
+
+
+def best_mixture(
+    trials: Mapping[Mixture, Float], truth: NDArray[np.int64], criterion: Criterion
+) -> Mixture:
+    """The mixture with the highest score; of equal ones that with the lower loss."""
+
+    def rank(key: Mixture) -> tuple[float, float]:
+        loss = float(cross_entropy(trials[key], truth).mean())
+        return evaluate(criterion, log_softmax(trials[key]), truth).value, -loss
+
+    return max(trials, key=rank)
+
+
+def crossed(
+    trials: Mapping[Mixture, Float],
+    truth: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    criterion: Criterion,
+) -> Float:
+    """Held-out logits [n, C] in which no image helped to choose the mixture that answers for it."""
+    half = np.unique(groups, return_inverse=True)[1] % 2
+    found = np.empty_like(next(iter(trials.values())))
+    for side in (0, 1):
+        mine, others = half == side, half != side
+        some = others if len(np.unique(truth[others])) > 1 else np.ones(len(truth), bool)
+        best = best_mixture({k: v[some] for k, v in trials.items()}, truth[some], criterion)
+        found[mine] = trials[best][mine]
+    return found
+
+
+def _on_fold(way: Way, start: Start, fold: int) -> OnFold:
+    """Train without a fold and answer for it; or read it, when it was done before."""
+    from safetensors.numpy import load_file, save
+
+    stored = start.folder / f"{way.name}-{fold}.json"
+    tensors = stored.with_suffix(".safetensors")
+    dev, criterion = start.prepared.development, start.prepared.criterion
+    learn, valid = start.apart(fold)
+    if stored.is_file():
+        facts = read_json(stored)
+        trials = {_mixture(key): value for key, value in load_file(tensors).items()}
+        return OnFold(
+            valid,
+            trials,
+            facts["train_score"],
+            facts["start_score"],
+            facts["seconds"],
+            tuple(facts["epochs"]),
+        )
+    say(f"{way.name}: learning from {len(learn):,} images, verified on {len(valid):,}")
+    model, tuned = train_once(start, way, head_from(start, learn), learn, valid, f"without-{fold}")
+    some = learn[:: max(1, len(learn) // SEEN_AGAIN)][:SEEN_AGAIN]
+    again = log_softmax(answers(model, whole(start, some)).astype(np.float64))
+    found = OnFold(
+        valid,
+        tuned.trials,
+        evaluate(criterion, again, dev.labels[some]).value,
         tuned.start_score,
+        tuned.seconds,
         tuple(asdict(row) for row in tuned.history),
     )
-    write_json(
-        stored,
-        {
-            "average": inner.average,
-            "alpha": inner.alpha,
-            "train_score": inner.train_score,
-            "seconds": inner.seconds,
-            "start_score": inner.start_score,
-            "epochs": list(inner.epochs),
-            "logits": tuned.logits.tolist(),
-        },
-    )
-    return inner
+    named = {f"{end} {alpha}": np.ascontiguousarray(v) for (end, alpha), v in tuned.trials.items()}
+    atomic_write(tensors, save(named))
+    facts = {
+        "train_score": found.train_score,
+        "start_score": found.start_score,
+        "seconds": found.seconds,
+        "epochs": list(found.epochs),
+    }
+    write_json(stored, facts)
+    return found
 
 
-def train_all(best: Inner, start: Start) -> Tuned:
-    """The same recipe on all development images, mixed with the start as the fold has chosen."""
+def _mixture(text: str) -> Mixture:
+    """
+    >>> _mixture("average 0.5")
+    ('average', 0.5)
+    """
+    end, _, alpha = text.partition(" ")
+    return end, float(alpha)
+
+
+def train_winner(best: Inner, start: Start, refit: bool) -> Tuned:
+    """The same recipe on all development images, mixed with the start as the folds have chosen; or,
+    without a refit, the network that was verified."""
+    if not refit:
+        learn, valid = start.apart(start.folds[0])
+        head = head_from(start, learn)
+        return train_once(start, best.way, head, learn, valid, f"without-{start.folds[0]}")[1]
     everything = np.arange(len(start.prepared.development.labels))
-    say(f"{best.strategy}: once more, from all {len(everything):,} images")
-    model = model_of(start, best.strategy, start.head)
-    keep = (best.average, best.alpha)
-    return train_once(start, best.strategy, model, everything, everything[:0], "all", keep)
+    say(f"{best.way.name}: once more, from all {len(everything):,} images")
+    head = head_from(start, everything)
+    return train_once(start, best.way, head, everything, everything[:0], "all", best.mixture)[1]
 
 
 def adopt(best: Inner, tuned: Tuned, start: Start) -> tuple[Prepared, Head]:
@@ -192,10 +254,10 @@ def adopt(best: Inner, tuned: Tuned, start: Start) -> tuple[Prepared, Head]:
     paths, hashes = readable(prepared)
     size = start.graph.preprocess.size_px
     # Kept outside the training folder, which goes when all is done; the bundle reads it from there.
-    place = folder.parent / ".tuned"
+    place: Path = folder.parent / ".tuned"
     given = None if settings.backbone == DEMO else size
     graph = tap_graph(settings.backbone, weights, given, paths[:PARITY_IMAGES], place)
-    made = "fine-tuned from" if best.strategy == "finetune" else "random weights, not from"
+    made = "random weights, not from" if best.way.strategy == "scratch" else "fine-tuned from"
     graph = replace(
         graph,
         preprocess=start.graph.preprocess,
@@ -208,78 +270,52 @@ def adopt(best: Inner, tuned: Tuned, start: Start) -> tuple[Prepared, Head]:
     return replace(prepared, views=views), head
 
 
-def _learned(best: Inner, inner: list[Inner], head: Head, frozen: Learned, start: Start) -> Learned:
-    """What was learned, in the words of the rest of the job, beside the frozen candidates."""
-    dev, criterion, valid = start.prepared.development, start.prepared.criterion, start.valid
-    trial = frozen.verified.trial
-    truth, groups = dev.labels[valid], dev.groups[valid]
-    base = evaluate(criterion, log_softmax(trial.logits[valid] - trial.shift), truth)
-    by, unit = criterion.unit
-    rows, sentences = [], []
-    chosen = None
-    for one in inner:
-        found = one.adjusted.score
-        candidate = Candidate(one.strategy, one.strategy, None, CASES[one.strategy], view=TUNED)
-        method = f"trained once, one fold of {len(truth):,} held out"
-        rows.append(
-            Scored(candidate, found.value, found.se(groups), one.train_score, one.seconds, method)
-        )
-        gain, se = difference(found, base, groups)
-        sentences.append(
-            f"{one.strategy} against {frozen.verified.chosen.name} on the {len(truth):,} images of "
-            f"the held-out fold: {gain * by:+.{digits(by)}f} {unit} (standard error "
-            f"{se * by:.{digits(by)}f})."
-        )
-        if one is best:
-            chosen, ahead = candidate, gain
-    assert chosen is not None
-    warnings = list(frozen.verified.warnings)
-    if ahead < 0:
-        warnings.append(
-            f"{frozen.plan.forced}: on the held-out fold {best.strategy} is "
-            f"{-ahead * by:.{digits(by)}f} {unit} below {frozen.verified.chosen.name}; it is shipped "
-            "because it was asked for."
-        )
-    logits = best.logits
-    verified = replace(
-        frozen.verified,
-        chosen=chosen,
-        trial=Trial(
-            best.adjusted.score,
-            best.train_score,
-            cross_entropy(logits, truth),
-            logits,
-            0.0,
-            best.adjusted.shift,
-            best.seconds,
-        ),
-        table=(*frozen.verified.table, *rows),
-        sentences=(*frozen.verified.sentences, *sentences),
-        warnings=tuple(warnings),
-    )
-    halves = np.unique(groups, return_inverse=True)[1] % 2
-    temperature = fit_temperature(logits, truth, halves)
-    return replace(frozen, verified=verified, head=head, temperature=temperature)
-
-
-def _training_json(start: Start, inner: list[Inner], tuned: Tuned) -> dict[str, Any]:
+def training_json(
+    start: Start, inner: list[Inner], best: Inner | None, tuned: Tuned | None
+) -> dict[str, Any]:
     """training.json: how the network was trained, epoch by epoch."""
-    return {
-        "size_px": start.graph.preprocess.size_px,
+    shipped: dict[str, Any] = {}
+    if best is not None and tuned is not None:
+        shipped = {
+            "size_px": best.way.size_px,
+            "images": len(start.prepared.development.labels),
+            "epochs": [asdict(row) for row in tuned.history],
+            "images_seen": tuned.images_seen,
+            "seconds": round(tuned.seconds, 3),
+            "notes": list(tuned.notes),
+        }
+    return shipped | {
         "augmentations": [asdict(row) for row in start.suited],
         "verified": [
             {
-                "strategy": one.strategy,
-                "average": one.average,
-                "alpha": one.alpha,
+                "name": one.way.name,
+                "strategy": one.way.strategy,
+                "size_px": one.way.size_px,
+                "images": len(one.positions),
+                "average": one.mixture[0],
+                "alpha": one.mixture[1],
                 "start_score": one.start_score,
                 "epochs": list(one.epochs),
             }
             for one in inner
         ],
-        "images": len(start.learn) + len(start.valid),
-        "epochs": [asdict(row) for row in tuned.history],
-        "images_seen": tuned.images_seen,
-        "seconds": round(tuned.seconds, 3),
-        "notes": list(tuned.notes),
     }
+
+
+def held_out(best: Inner) -> HeldOut:
+    """What the verifying folds say of the winner, for its temperature and its estimate."""
+    return HeldOut(best.positions, best.logits - best.adjusted.shift)
+
+
+__all__ = [
+    "CASES",
+    "TUNED",
+    "Inner",
+    "Learned",
+    "adopt",
+    "forced_steps",
+    "held_out",
+    "train_winner",
+    "training_json",
+    "verify_all",
+]

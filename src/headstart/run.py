@@ -106,6 +106,11 @@ class Run:
         }
         self._lock: int | None = None
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the command began to work in this folder."""
+        return time.perf_counter() - self._began
+
     def path(self, name: str) -> Path:
         """The path of one result by its name in the contract."""
         return self.folder / name

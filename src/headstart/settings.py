@@ -93,8 +93,10 @@ class FitSettings(BaseModel):
             raise ValueError("--head mlp:WIDTH goes with a frozen network; cases 3 and 4 train it")
         if self.retrains and self.budget == 0:
             raise ValueError("--budget 0 means a frozen network; cases 3 and 4 train it")
-        if not self.retrains and (self.epochs is not None or self.augment != "auto"):
-            raise ValueError("--epochs and --augment belong to --case 3, --case 4, --from-scratch")
+        if not self.retrains and self.epochs is not None:
+            raise ValueError("--epochs belongs to --case 3, --case 4, --from-scratch")
+        if self.augment != "auto" and not (self.retrains or self.may_train):
+            raise ValueError("--augment is for training the network, which is not done here")
         if self.refit_all and self.retrains:
             raise ValueError("--refit-all goes with a frozen network; cases 3 and 4 train it")
         if self.small_below > self.large_above:
@@ -112,6 +114,12 @@ class FitSettings(BaseModel):
     def retrains(self) -> bool:
         """Whether the network itself is to be trained."""
         return self.from_scratch or self.case in (3, 4)
+
+    @property
+    def may_train(self) -> bool:
+        """Whether what is left of the budget may go into training the network, nothing being forced."""
+        frozen = self.case in (1, 2) or self.cut is not None or self.hidden or self.refit_all
+        return not (self.retrains or frozen) and self.budget_min > 0
 
     @property
     def hidden(self) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +20,20 @@ from headstart.learning import Prepared, readable
 from headstart.opening import PARITY_IMAGES, say
 from headstart.plan.criterion import evaluate, log_softmax
 from headstart.plan.decide import Strategy
+from headstart.plan.steps import Way
+from headstart.run import Run
 from headstart.settings import FitSettings, threads
 from headstart.train.augment import parse_augment
 from headstart.train.head import Head, HeadTask, search_head, train_head
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch import nn
 
     from headstart.backbone.surgery import Adapted
     from headstart.train.finetune import Tuned
     from headstart.train.pixels import Decoded
+    from headstart.train.recipe import Kind, Machine, Recipe
     from headstart.train.suit import Suited
 
 LEAST_TO_TEST = 30
@@ -40,7 +44,10 @@ CPU_PX = 160
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where training begins: the network at its training size, the decoded images, trained heads."""
+    """Where training at one size begins: network, decoded images, what heads are trained on.
+
+    N development images, D width of the top features.
+    """
 
     prepared: Prepared
     settings: FitSettings
@@ -49,54 +56,74 @@ class Start:
     graph: TapGraph
     images: Decoded
     fabric: Fabric
-    head: Head
-    """trained on all development images"""
-    inner_head: Head
-    """trained without those of the verifying fold"""
-    learn: NDArray[np.int64]
-    """positions among the development images that are not in the verifying fold"""
-    valid: NDArray[np.int64]
+    x: NDArray[np.float32]  # [N, D] top features at this size
+    folds: tuple[int, ...]
+    """those that may verify, the best first"""
     suited: tuple[Suited, ...] = ()
     """augmentations, and which of them are used"""
 
+    def apart(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions among the development images outside a fold, and those in it."""
+        folds = self.prepared.development.folds
+        return np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
 
-def prepare_training(prepared: Prepared, settings: FitSettings, folder: Path) -> Start:
-    """The network at its training size, heads to start from, and every image decoded once."""
+
+def training_folder(run: Run) -> Path:
+    """Where everything lies that training needs to go on after a stop."""
+    folder = run.folder / "training"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def prepare_training(
+    prepared: Prepared, settings: FitSettings, folder: Path, size_px: int | None = None
+) -> Start:
+    """The network at its training size, its features to start from, every image decoded once.
+
+    Args:
+        size_px: None: as the settings say, else what suits the machine.
+    """
     from headstart.train.finetune import open_fabric
     from headstart.train.pixels import decode_once
 
     dev = prepared.development
     device = detect_device(settings.device)
     paths, hashes = readable(prepared)
-    graph = _at_training_size(prepared, settings, device, paths)
+    graph = _at_training_size(prepared, settings, device, paths, size_px)
     say(f"training at {graph.preprocess.size_px} px")
     x = features(graph, paths, hashes, device, threads()).stage(HEAD, dev.rows)
-    fold = verifying_fold(dev.labels, dev.folds)
-    learn, valid = np.flatnonzero(dev.folds != fold), np.flatnonzero(dev.folds == fold)
-    classes, labels = len(dev.classes), dev.labels[learn]
-    # The verifying fold takes no part in any choice, the penalty of the start included.
-    folds = np.unique(dev.folds[learn], return_inverse=True)[1]
-    if folds.max() == 0:  # two folds in all: the rest is halved by group
-        folds = np.unique(dev.groups[learn], return_inverse=True)[1] % 2
-    task = HeadTask(labels, folds, dev.groups[learn], classes, prepared.criterion)
-    strength = search_head(x[learn], task, settings.seed, threads()).strength
-    mine = [paths[row] for row in dev.rows]
     return Start(
         prepared=prepared,
         settings=settings,
         folder=folder,
         graph=graph,
-        images=decode_once(mine, graph.preprocess, threads(), folder),
+        images=decode_once([paths[row] for row in dev.rows], graph.preprocess, threads(), folder),
         fabric=open_fabric(device, alone=True),
-        head=train_head(x, dev.labels, classes, strength, settings.seed),
-        inner_head=train_head(x[learn], labels, classes, strength, settings.seed),
-        learn=learn,
-        valid=valid,
+        x=np.asarray(x),
+        folds=verifying_folds(dev.labels, dev.folds),
     )
 
 
+def head_from(start: Start, positions: NDArray[np.int64]) -> Head:
+    """The head that training starts from, its penalty included chosen on these images alone."""
+    dev = start.prepared.development
+    labels, groups = dev.labels[positions], dev.groups[positions]
+    folds = np.unique(dev.folds[positions], return_inverse=True)[1]
+    if folds.max() == 0:  # two folds in all: the rest is halved by group
+        folds = np.unique(groups, return_inverse=True)[1] % 2
+    classes, seed = len(dev.classes), start.settings.seed
+    task = HeadTask(labels, folds, groups, classes, start.prepared.criterion)
+    x = start.x[positions]
+    strength = search_head(x, task, seed, threads()).strength
+    return train_head(x, labels, classes, strength, seed)
+
+
 def _at_training_size(
-    prepared: Prepared, settings: FitSettings, device: str, paths: list[Path]
+    prepared: Prepared,
+    settings: FitSettings,
+    device: str,
+    paths: list[Path],
+    size_px: int | None,
 ) -> TapGraph:
     """The network at the size that was asked for; on a CPU without one a smaller size than its own."""
     fit = prepared.graph.preprocess.fit
@@ -106,6 +133,8 @@ def _at_training_size(
         return replace(found, preprocess=replace(found.preprocess, fit=fit))
 
     own = prepared.graph.preprocess.size_px
+    if size_px is not None:
+        return at(None if size_px == own and settings.size is None else size_px)
     if settings.size is None and device == "cpu" and own > CPU_PX:
         try:
             return at(CPU_PX)
@@ -114,21 +143,22 @@ def _at_training_size(
     return at(settings.size)
 
 
-def verifying_fold(labels: NDArray[np.int64], folds: NDArray[np.int64]) -> int:
-    """The fold that verifies: of those with the most classes the one nearest to its fair share.
+def verifying_folds(labels: NDArray[np.int64], folds: NDArray[np.int64]) -> tuple[int, ...]:
+    """Folds in the order in which they verify: those with the most classes, then the nearest to its
+    fair share; a fold of more than half of the images comes last.
 
-    >>> verifying_fold(np.array([0, 0, 1, 1, 0, 1]), np.array([0, 0, 0, 0, 1, 1]))
-    1
+    >>> verifying_folds(np.array([0, 0, 1, 1, 0, 1]), np.array([0, 0, 0, 0, 1, 1]))
+    (1, 0)
     """
     count = int(folds.max()) + 1
     fair = len(folds) / count
-    return min(
-        range(count),
-        key=lambda k: (
-            -len(np.unique(labels[folds == k])),
-            abs((folds == k).sum() - fair) + (fair if (folds == k).sum() > len(folds) / 2 else 0),
-        ),
-    )
+
+    def rank(k: int) -> tuple[bool, int, float]:
+        inside = folds == k
+        classes = len(np.unique(labels[inside]))
+        return bool(inside.sum() > len(folds) / 2), -classes, abs(float(inside.sum()) - fair)
+
+    return tuple(sorted(range(count), key=rank))
 
 
 def choose_augmentations(start: Start) -> tuple[Suited, ...]:
@@ -140,12 +170,13 @@ def choose_augmentations(start: Start) -> tuple[Suited, ...]:
     if asked is not None:
         return tuple(Suited(operation, 0.0, 0.0, True) for operation in asked)
     dev = prepared.development
-    model = model_of(start, "finetune", start.inner_head)
+    learn, valid = start.apart(start.folds[0])
     rng = np.random.default_rng(settings.seed)
-    some = np.sort(rng.permutation(start.valid)[:IMAGES])
+    some = np.sort(rng.permutation(valid)[:IMAGES])
     if len(some) < LEAST_TO_TEST:
         say(f"{len(some)} held-out images are too few to test augmentations: crops only")
         return (Suited("crop", 0.0, 0.0, True),)
+    model = model_of(start, "finetune", head_from(start, learn))
     found = suitable(
         lambda pixels: answers(model, pixels),
         np.stack([start.images.square(int(i)) for i in some]),
@@ -160,60 +191,63 @@ def choose_augmentations(start: Start) -> tuple[Suited, ...]:
     return (Suited("crop", 0.0, 0.0, True), *found)
 
 
-def model_of(start: Start, strategy: Strategy, head: Head) -> Adapted:
+def network_of(settings: FitSettings, strategy: Strategy) -> nn.Module:
+    """The pre-trained network, or the same one with random weights."""
     from headstart.backbone.load import create, load
-    from headstart.backbone.surgery import Adapted, random_head, untrained
+    from headstart.backbone.surgery import untrained
 
-    settings = start.settings
     if strategy == "scratch":
-        network = untrained(lambda: create(settings.backbone, 0), settings.seed)
-        weight, bias = random_head(len(head.bias), head.weight.shape[1], settings.seed)
-    else:
-        network = load(settings.backbone, settings.weights).network
-        weight, bias = head.weight, head.bias
+        return untrained(lambda: create(settings.backbone, 0), settings.seed)
+    return load(settings.backbone, settings.weights).network
+
+
+def model_of(start: Start, strategy: Strategy, head: Head) -> Adapted:
+    """The network that a training starts from, under its head; from scratch both are random."""
+    from headstart.backbone.surgery import Adapted, random_head
+
+    weight, bias = head.weight, head.bias
+    if strategy == "scratch":
+        weight, bias = random_head(len(bias), weight.shape[1], start.settings.seed)
     pre = start.graph.preprocess
-    return Adapted(network, weight, bias, pre.mean, pre.std)
+    return Adapted(network_of(start.settings, strategy), weight, bias, pre.mean, pre.std)
 
 
 def train_once(
     start: Start,
-    strategy: Strategy,
-    model: Adapted,
+    way: Way,
+    head: Head,
     learn: NDArray[np.int64],
     valid: NDArray[np.int64],
     place: str,
     keep: tuple[str, float] = ("last", 1.0),
-) -> Tuned:
-    import torch
+) -> tuple[Adapted, Tuned]:
+    """Train a network once, or go on with that; returns it with its last weights.
 
-    from headstart.backbone.surgery import freeze
-    from headstart.train.finetune import finetune
+    Args:
+        way: what is trained, and for how long. head: where it starts from.
+        learn, valid: positions among the development images. place: of its checkpoints.
+        keep: without `valid`, which mixture with the start to end with.
+
+    Raises:
+        TrainingError: it diverged at every rate that was tried.
+    """
+    from headstart.train.adapt import adapt
     from headstart.train.lesson import Lesson
     from headstart.train.pixels import PixelSource
-    from headstart.train.recipe import recipe_for
     from headstart.train.tell import LiveLine
 
-    settings, development = start.settings, start.prepared.development
-    recipe = recipe_for(
-        "finetune" if strategy == "finetune" else "scratch",
-        len(start.learn),  # also when all are learned from: one recipe, verified and shipped
-        start.graph.preprocess.size_px,
-        _machine(start),
-        epochs=settings.epochs,
-        operations=[row.operation for row in start.suited if row.used],
-        seed=settings.seed,
-    )
-    size = recipe.size_px
-    freeze(model, torch.zeros(1, 3, size, size), None, recipe.norm_eval)
+    development = start.prepared.development
+    recipe = recipe_of(start, way)
+    model = model_of(start, way.strategy, head)
     source = PixelSource(start.images, recipe.augment, recipe.seed, learn, recipe.mix)
     criterion = start.prepared.criterion
 
     def score(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
         return evaluate(criterion, log_softmax(logits.astype(np.float64)), truth).value
 
-    line = LiveLine(strategy)
+    line = LiveLine(way.name)
     try:
-        tuned = finetune(
+        tuned = adapt(
             start.fabric,
             model,
             Lesson(
@@ -223,11 +257,11 @@ def train_once(
                 valid,
                 score,
                 keep=keep,
-                may_end_at_start=False,  # a forced case ships what it names
+                may_end_at_start=False,  # a start that nothing beats is compared as what it is
                 hashes=development.hashes,
             ),
             recipe,
-            start.folder / f"{strategy}-{place}",
+            start.folder / f"{way.name}-{place}",
             progress=line,
             say=say,
         )
@@ -235,22 +269,64 @@ def train_once(
         line.close()
     if tuned.diverged:
         raise TrainingError(
-            f"Training ({strategy}) diverged at every rate that was tried",
+            f"Training ({way.name}) diverged at every rate that was tried",
             do="Leave the case to headstart: the best frozen candidate is then trained.",
         )
-    return tuned
+    return _wearing(model, tuned), tuned
 
 
-def _machine(start: Start) -> Any:
+def recipe_of(start: Start, way: Way) -> Recipe:
+    """The recipe of a way: the same for the network that is verified and the one that is shipped."""
+    from headstart.train.recipe import recipe_for
+
+    learn, _ = start.apart(start.folds[0])
+    return recipe_for(
+        kind_of(way.strategy),
+        len(learn),
+        way.size_px,
+        machine_of(start.fabric, start.folder),
+        through=way.through,
+        epochs=way.epochs,
+        operations=[row.operation for row in start.suited if row.used],
+        seed=start.settings.seed,
+    )
+
+
+def kind_of(strategy: Strategy) -> Kind:
+    """The recipe's word for a strategy that trains the network."""
+    kinds: dict[Strategy, Kind] = {
+        "partial": "partial",
+        "finetune": "finetune",
+        "scratch": "scratch",
+    }
+    return kinds[strategy]
+
+
+def _wearing(model: Adapted, tuned: Tuned) -> Adapted:
+    """The whole network with what was trained: partial tuning trains a part that was cut out."""
+    import torch
+
+    model.network.load_state_dict(tuned.state)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(tuned.head.weight))
+        model.head.bias.copy_(torch.from_numpy(tuned.head.bias))
+    return model
+
+
+def machine_of(fabric: Fabric, folder: Path) -> Machine:
+    """What the recipe must know of the hardware.
+
+    Args:
+        folder: where the number of threads is kept: after a stop another number of processors must
+            not change the sums.
+    """
     from headstart.train.recipe import Machine
 
-    fabric = start.fabric
-    precision = str(fabric._precision.precision)
-    # Of the first start: after a stop another number of processors must not change the sums.
-    stored = start.folder / "threads.json"
+    stored = folder / "threads.json"
     if not stored.is_file():
         write_json(stored, {"threads": threads()})
     count = int(read_json(stored)["threads"])
+    precision = str(fabric._precision.precision)
     return Machine(count, on_gpu=fabric.device.type == "cuda", precision=precision)
 
 

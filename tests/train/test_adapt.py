@@ -26,7 +26,7 @@ def adapted(folder: Path, **options: Any) -> tuple[Any, list[str]]:
 @pytest.mark.parametrize(
     ("through", "budget_mb", "told"),
     [
-        ("conv2", 100, "computing the frozen part"),
+        ("conv2", 100, "keeping what the frozen part says"),
         ("conv2", 0, "do not fit 0 MB"),
         ("fc1", 100, "cannot be cut after fc1"),
         (None, 100, None),

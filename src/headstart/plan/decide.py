@@ -139,8 +139,8 @@ def decide(
         reasons.append(f"{forced} was given, so it is done whatever the measurements say.")
     elif {3, 4} & set(prior):
         reasons.append(
-            "Cases 3 and 4 re-train the network, which this version does only when it is told to "
-            "(--case 3, --case 4): left alone it trains the best frozen candidate."
+            "Cases 3 and 4 re-train the network: tried, as far as --budget allows, once the best "
+            "frozen candidate is ready."
         )
     return Plan(
         case_prior=prior,

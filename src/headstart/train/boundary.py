@@ -106,8 +106,10 @@ class BoundarySource:
         return self._maps[view]
 
     def _compute(self, path: Path, rows: Int, view: int | None) -> None:
-        name = "as they are served" if view is None else f"view {view + 1} of {self.count}"
-        self.say(f"computing the frozen part of {len(rows):,} images, {name}")
+        if view == 0:
+            self.say(
+                f"keeping what the frozen part says of {len(rows):,} images, {self.count} views"
+            )
         size = len(rows) * self.image_bytes
         with told("Could not keep the activations of the frozen part", path):
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,8 @@ class Tuned:
     start_score: float | None
     """of the weights it started from"""
     logits: NDArray[np.float32]  # [n, C] of the validation part
+    trials: Mapping[tuple[str, float], NDArray[np.float32]]
+    """logits [n, C] of every mixture that was tried there, by `average` and `alpha`"""
     history: tuple[Row, ...]
     images_seen: int
     seconds: float
@@ -268,6 +270,7 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
         score=lesson.score(logits, truth) if len(truth) else None,
         start_score=lesson.score(started, truth) if started is not None else None,
         logits=logits,
+        trials=trials,
         history=tuple(loop.history),
         images_seen=loop.step * loop.batch,
         seconds=loop.seconds,

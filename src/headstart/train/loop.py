@@ -272,6 +272,19 @@ class Loop:
         self.wrapped.train()
         return gathered[: len(rows)].cpu().numpy()
 
+    def pace(self, seconds: float) -> float:
+        """Images per second, from as many steps as the time allows; the state is of no use then."""
+        self.wrapped.train()
+        batches = self._batches()
+        self._train(next(batches)).tolist()  # the first one also asks for memory
+        began, done = time.perf_counter(), 0
+        for batch in batches:
+            self._train(batch).tolist()  # waits for the device
+            done += 1
+            if time.perf_counter() - began > seconds:
+                break
+        return float(done * self.batch / (time.perf_counter() - began))
+
     # -- saving and finding ----------------------------------------------------------------------
 
     def save(self) -> None:

@@ -185,6 +185,17 @@ def epochs_for(kind: Kind, n: int) -> int:
     return int(min(50, max(12, math.ceil(2 * MIN_IMAGES_SEEN / n))))
 
 
+def least_epochs(kind: Kind, n: int) -> int:
+    """The shortest schedule that can be judged.
+
+    >>> [least_epochs("finetune", n) for n in (60, 300, 1_000)], least_epochs("scratch", 6_000)
+    ([50, 10, 8], 10)
+    """
+    if kind == "scratch":
+        return int(min(300, max(10, math.ceil(60_000 / n))))
+    return int(min(50, max(MIN_EPOCHS, math.ceil(MIN_IMAGES_SEEN / n))))
+
+
 def average_for(steps: int) -> float:
     """An average over the last tenth of the run: longer ones still hold the start, shorter ones
     hardly average (Izmailov et al. 2018 average the end of a run, too).

@@ -1,0 +1,204 @@
+"""Minutes become steps, once: which ways to train the network fit the time, and on how many folds.
+
+The clock is read and the speeds are measured before this; nothing later looks at a clock, so a run
+that is stopped and goes on does what was planned.
+
+n images to learn from, v images of a fold that verifies, J folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from headstart.plan.decide import Strategy
+
+USED = 0.9
+"""of the time that is left is planned with; predicted times are right to about a tenth"""
+MIXTURES = 5
+"""sets of weights that are tried on the fold when training has ended"""
+NO_REFIT_FROM = 10_000
+"""images to learn from; with so many, learning once more from a fifth more of them costs as much as
+everything before and gains next to nothing: what was verified is shipped"""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to train the network."""
+
+    name: str
+    strategy: Strategy
+    size_px: int
+    through: str | None
+    """last frozen stage of partial tuning"""
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Images per second of one way on this machine, as measured."""
+
+    train_img_s: float
+    answer_img_s: float
+    """of validation"""
+    freeze_img_s: float | None = None
+    """of computing the frozen part's activations; None: nothing is cached"""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A way to train and what it costs; `least_epochs` is the shortest schedule that can be judged."""
+
+    way: Way
+    speed: Speed
+    least_epochs: int
+    views: int = 0
+    """views whose activations are kept"""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """How many there are of which."""
+
+    learn: int
+    """to learn from, all folds together"""
+    folds: tuple[int, ...]
+    """sizes of the folds that may verify, the best first"""
+    held_out: bool
+    """whether a test part was held out; else verifying folds are also the estimate"""
+
+    @property
+    def refit(self) -> bool:
+        """Whether the winner learns once more, from all of them."""
+        return self.learn < NO_REFIT_FROM
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A way that will be trained."""
+
+    way: Way
+    folds: int
+    """how many of the folds verify it"""
+    verify_s: float
+    refit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What will be trained, cheapest first; predicted times; what is left out and why."""
+
+    planned: tuple[Planned, ...]
+    refit: bool
+    left_s: float
+    adopt_s: float
+    """of exporting the winner and looking at every image with it"""
+    left_out: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Everything together, the costliest refit assumed."""
+        verify = sum(one.verify_s for one in self.planned)
+        refit = max((one.refit_s for one in self.planned), default=0.0) if self.refit else 0.0
+        return verify + refit + self.adopt_s if self.planned else 0.0
+
+
+def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, adopt_s: float) -> Steps:
+    """The costliest way that fits, as one verifying fold and a refit; then what else fits beside it.
+
+    What is left over goes to further folds of that way where the folds are also the estimate, and
+    then to the next cheaper ways, which are verified on the same folds.
+
+    Args:
+        left_s: seconds that are left when training could begin. adopt_s: needed after it.
+
+    >>> fast, slow = Speed(100.0, 300.0), Speed(50.0, 150.0)
+    >>> small = Offer(Way("small", "finetune", 160, None, 12), fast, 8)
+    >>> large = Offer(Way("large", "finetune", 224, None, 12), slow, 8)
+    >>> images = Images(800, (200,), held_out=True)
+    >>> [one.way.name for one in plan_steps([small, large], images, 300.0, 20.0).planned]
+    ['small']
+    >>> [one.way.name for one in plan_steps([small, large], images, 600.0, 20.0).planned]
+    ['small', 'large']
+    """
+    room = USED * left_s - adopt_s
+    costed = sorted((_costed(o, images, room) for o in offers), key=lambda one: _whole(one, images))
+    fitting = [one for one in costed if _whole(one, images) <= room]
+    left_out = [
+        f"{one.way.name} is not tried: it would take about {_minutes(_whole(one, images) + adopt_s)}, "
+        f"and {_minutes(max(0.0, left_s))} are left."
+        for one in costed
+        if one not in fitting
+    ]
+    if not fitting:
+        return Steps((), images.refit, left_s, adopt_s, tuple(left_out))
+    main = fitting.pop()
+    room -= _whole(main, images)
+    if not images.held_out:
+        more = min(len(images.folds) - 1, max(0, int(room // main.verify_s)))
+        main = replace(main, folds=1 + more, verify_s=(1 + more) * main.verify_s)
+        room -= more * main.verify_s / (1 + more)
+    chosen = [main]
+    for other in reversed(fitting):
+        cost = main.folds * other.verify_s
+        if cost <= room:
+            chosen.insert(0, replace(other, folds=main.folds, verify_s=cost))
+            room -= cost
+        else:
+            left_out.append(
+                f"{other.way.name} is not tried beside {main.way.name}: its {_minutes(cost)} do not "
+                "fit any more."
+            )
+    return Steps(tuple(chosen), images.refit, left_s, adopt_s, tuple(left_out))
+
+
+def training_s(offer: Offer, learn: int, valid: int) -> float:
+    """Predicted seconds of one training from `learn` images, validated on `valid`."""
+    speed, epochs = offer.speed, offer.way.epochs
+    found = epochs * learn / speed.train_img_s
+    if valid:
+        found += (epochs + MIXTURES) * valid / speed.answer_img_s
+    if speed.freeze_img_s is not None:
+        found += (min(offer.views, epochs) * learn + valid) / speed.freeze_img_s
+    return found
+
+
+def steps_json(steps: Steps) -> dict[str, Any]:
+    """What plan.json tells of the plan of steps."""
+    return {
+        "left_s": round(steps.left_s, 1),
+        "seconds": round(steps.seconds, 1),
+        "adopt_s": round(steps.adopt_s, 1),
+        "refit": steps.refit,
+        "planned": [asdict(one) for one in steps.planned],
+        "left_out": list(steps.left_out),
+    }
+
+
+def _costed(offer: Offer, images: Images, room: float) -> Planned:
+    """With its own schedule, or with the shortest one when only that fits."""
+    found = _planned(offer, images)
+    if _whole(found, images) > room and offer.least_epochs < offer.way.epochs:
+        short = replace(offer, way=replace(offer.way, epochs=offer.least_epochs))
+        shorter = _planned(short, images)
+        return shorter if _whole(shorter, images) <= room else found
+    return found
+
+
+def _planned(offer: Offer, images: Images) -> Planned:
+    fold = images.folds[0]
+    verify = training_s(offer, images.learn - fold, fold)
+    return Planned(offer.way, 1, verify, training_s(offer, images.learn, 0))
+
+
+def _whole(one: Planned, images: Images) -> float:
+    return one.verify_s + (one.refit_s if images.refit else 0.0)
+
+
+def _minutes(seconds: float) -> str:
+    """
+    >>> _minutes(40.0), _minutes(100.0)
+    ('40 s', '1.7 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
