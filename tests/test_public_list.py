@@ -20,7 +20,7 @@ def test_the_public_list_is_what_is_there() -> None:
 
 
 def test_public_functions_are_documented_and_take_no_bag_of_arguments() -> None:
-    for name in ("fit", "make_plan", "load"):
+    for name in ("fit", "make_plan", "load", "explain_images", "show_filters"):
         function = getattr(headstart, name)
         assert inspect.getdoc(function)
         kinds = {p.kind for p in inspect.signature(function).parameters.values()}

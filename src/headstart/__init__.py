@@ -3,7 +3,15 @@
 Importing it loads nothing heavy; the verbs load what they need when they are called.
 """
 
-from headstart.api import Result, fit, load, make_plan
+from headstart.api import Result, explain_images, fit, load, make_plan, show_filters
 from headstart.errors import HeadstartError
 
-__all__ = ["HeadstartError", "Result", "fit", "load", "make_plan"]
+__all__ = [
+    "HeadstartError",
+    "Result",
+    "explain_images",
+    "fit",
+    "load",
+    "make_plan",
+    "show_filters",
+]

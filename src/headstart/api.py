@@ -18,6 +18,9 @@ from headstart.run import read_json
 from headstart.settings import DEFAULT_BACKBONE, fit_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from headstart.explaining import Explained
     from headstart.ship.predict import Model
 
 
@@ -134,3 +137,52 @@ def load(path: str | Path) -> Model:
     from headstart.ship.predict import load as load_model
 
     return load_model(path)
+
+
+def explain_images(
+    model: str | Path,
+    images: str | Path | Iterable[str | Path],
+    out: str | Path,
+    *,
+    stage: str | None = None,
+    target: str | None = None,
+    method: str = "gradcam",
+) -> Explained:
+    """Show which part of each picture speaks for a class, as `headstart explain`.
+
+    (`headstart.explain` is the package of the step itself, and so cannot be this function.)
+
+    Args:
+        model: run folder or model folder. images: files and folders. out: folder to write to.
+        stage: where Grad-CAM reads; default: the last stage with positions.
+        target: the class to explain; default: the model's own answer for each picture.
+        method: "gradcam" or "saliency".
+
+    Raises:
+        HeadstartError: with what is wrong, where, what was received, what to do next.
+    """
+    from headstart.explaining import explain
+
+    return explain(model, images, out, stage=stage, target=target, method=method)
+
+
+def show_filters(
+    backbone: str,
+    images: str | Path | None,
+    out: str | Path,
+    *,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Show what the filters of each stage look for, as `headstart filters`; returns the page.
+
+    Args:
+        images: a folder; None: pictures are made up that excite the filters.
+
+    Raises:
+        HeadstartError: with what is wrong, where, what was received, what to do next.
+    """
+    from headstart.explain.filters import show_filters as show
+
+    return show(backbone, images, out, weights=weights, size_px=size, seed=seed)

@@ -205,6 +205,54 @@ def predict(
 
 
 @app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or model folder.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images and folders of images.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures and a page.")],
+    stage: Annotated[
+        str | None, typer.Option(help="Where Grad-CAM reads; default: the last with positions.")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Class to explain; default: each answer.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="gradcam or saliency.")] = "gradcam",
+) -> None:
+    """Show which part of each photo speaks for a class."""
+    from headstart.explaining import explain as explain_images
+
+    found = explain_images(model, images, out, stage=stage, target=class_name, method=method)
+    unread = sum(one.error is not None for one in found.explanations)
+    typer.echo(show(found.folder / "index.html"))
+    typer.echo(
+        f"{len(found.explanations) - unread:,} explained"
+        + (f"; {unread:,} could not be read" if unread else "")
+        + f"; with random weights {found.sanity:.0%} of a map is left",
+        err=True,
+    )
+
+
+@app.command()
+def filters(
+    backbone: Annotated[str, typer.Argument(metavar="BACKBONE", help="Name of a timm CNN.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the page.")],
+    images: Annotated[
+        str | None,
+        typer.Argument(metavar="FOLDER", help="Your images; without them pictures are made up."),
+    ] = None,
+    weights: Weights = None,
+    size: Size = None,
+    seed: Annotated[int, typer.Option(help="Seed of the pictures that are made.")] = 0,
+) -> None:
+    """Show what a network's filters look for, from edges to objects."""
+    from headstart.explain.filters import show_filters
+
+    page = show_filters(backbone, images, out, weights=weights, size_px=size, seed=seed)
+    typer.echo(show(page))
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     out: Annotated[Path | None, typer.Option(help="HTML file; default RUN/report.html.")] = None,

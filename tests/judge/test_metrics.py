@@ -202,6 +202,16 @@ def test_perfect_scores_keep_a_width() -> None:
         assert found.high is not None and 0.05 < found.high < 0.3
 
 
+def test_a_class_without_images_may_have_any_f1() -> None:
+    """Nine of ten images right, the tenth taken for a class that is not there."""
+    labels = np.repeat([0, 1], 5)
+    p = np.eye(3)[[0, 0, 0, 0, 0, 1, 1, 1, 1, 2]]
+    found, seen = macro_f1(labels, p), macro_f1(labels, np.eye(3)[labels])
+    assert found.value is not None and found.low is not None and found.high is not None
+    assert found.value < 0.64 and found.high > 0.97
+    assert seen.value == 1 and seen.high == 1
+
+
 def test_auc_mirrors() -> None:
     labels, p = cases()[6]
     found, mirror = auc(labels, p), auc(labels, p[:, ::-1])

@@ -74,7 +74,7 @@ def wilson(k: float, n: float, level: float = LEVEL) -> tuple[float, float]:
         raise ArgumentError(
             "Hits must lie between 0 and a positive number of trials", received=f"{k} of {n}"
         )
-    return _wilson(k / n, n, float(ndtri((1 + level) / 2)))
+    return score_bounds(k / n, n, float(ndtri((1 + level) / 2)))
 
 
 def confusion(labels: ArrayLike, predicted: ArrayLike, class_count: int) -> Ints:
@@ -135,7 +135,9 @@ def macro_f1(labels: ArrayLike, probabilities: ArrayLike) -> Metric:
     (Korn & Graubard 1998; Franco et al. 2019). The variance is the delta method's over the cells
     of the confusion (Takahashi et al. 2022). The second-order bias of every class,
     -F1 (1 - F1) / (truths + predictions), moves the centre: it matters below ten images per
-    class. Simulated coverage: mean .956, worst .911 (80 images, ten classes, 9 : 1).
+    class. A class without images that was predicted has an F1 of 0 in the value (as everywhere)
+    and of anything from 0 to 1 in the interval. Simulated
+    coverage: mean .954, worst .935 (classes drawn freely, 2 to 10, up to 9:1, some absent).
 
     Raises:
         ArgumentError: see `check_inputs`.
@@ -145,19 +147,20 @@ def macro_f1(labels: ArrayLike, probabilities: ArrayLike) -> Metric:
     """
     truth, p = check_inputs(labels, probabilities)
     counts = confusion(truth, p.argmax(1), p.shape[1]).astype(np.float64)
-    used = (counts.sum(0) + counts.sum(1)) > 0
-    value = float(_f1(counts)[0][used].mean())
+    support = counts.sum(1)
+    present, used = support > 0, (counts.sum(0) + support) > 0
+    plain = _f1(counts)[0]
+    value, seen = float(plain[used].mean()), float(plain[present].mean())
     cells = _smoothed(counts)
     f1, both = _f1(cells)
-    pull = np.where(used, f1 / both, 0.0)
+    pull = np.where(present, f1 / both, 0.0)
     influence = -(pull[:, None] + pull[None, :])
-    influence[np.diag_indices(len(pull))] += np.where(used, 2 / both, 0.0)
-    rows = (cells * influence**2).sum(1) / used.sum() ** 2
-    centre = min(1.0, value + float((pull * (1 - f1))[used].mean()))
-    support = counts.sum(1)
-    low, high = _effective(
-        centre, float(f1[used].mean()), rows[support > 0], support[support > 0], value
-    )
+    influence[np.diag_indices(len(pull))] += np.where(present, 2 / both, 0.0)
+    rows = (cells * influence**2).sum(1) / present.sum() ** 2
+    centre = min(1.0, seen + float((pull * (1 - f1))[present].mean()))
+    low, high = _effective(centre, float(f1[present].mean()), rows[present], support[present], seen)
+    known = float(present.sum() / used.sum())
+    low, high = known * low, known * high + 1 - known
     method = "delta method, Wilson at the effective sample size"
     return Metric("macro_f1", value, low, high, len(truth), method)
 
@@ -218,10 +221,10 @@ def one_vs_rest(labels: ArrayLike, probabilities: ArrayLike) -> OneVsRest:
     columns = np.ascontiguousarray(p.T)
     for row, c in enumerate(classes):
         inside = truth == c
-        placements = _placements(columns[c], inside)
+        placements = placements_of(columns[c], inside)
         m, rest = int(support[c]), n - int(support[c])
         area[row] = placements[inside].mean()
-        scale = np.where(inside, _per_image(m), _per_image(rest))
+        scale = np.where(inside, per_image(m), per_image(rest))
         influence = (placements - area[row]) * scale
         variance[row] = influence @ influence
         total += influence
@@ -265,17 +268,17 @@ def auc(labels: ArrayLike, probabilities: ArrayLike, parts: OneVsRest | None = N
     shared = min(max(shared, 0.0), 1.0)
 
     def hypothesised(at: Floats) -> Floats:
-        each = _hanley_mcneil(at, parts.inside[take], parts.outside[take])
+        each = hanley_mcneil(at, parts.inside[take], parts.outside[take])
         mean = (1 - shared) * each.sum() + shared * np.sqrt(each).sum() ** 2
         return np.asarray(mean / k**2)
 
-    low, high = _outer_bounds(np.asarray(value), np.asarray(spread), hypothesised)
+    low, high = outer_bounds(np.asarray(value), np.asarray(spread), hypothesised)
     method = "DeLong on the logit scale joined with Newcombe's method 5"
     prefix = "" if binary else f"mean of {k} one-vs-rest; "
     return Metric("auc", value, float(low), float(high), len(truth), prefix + method)
 
 
-def _wilson(value: float, n: float, z: float) -> tuple[float, float]:
+def score_bounds(value: float, n: float, z: float) -> tuple[float, float]:
     spread = z**2 / n
     centre = (value + spread / 2) / (1 + spread)
     half = float(np.sqrt(spread * value * (1 - value) + spread**2 / 4)) / (1 + spread)
@@ -313,7 +316,7 @@ def _effective(
     variance = variances.sum()
     degrees = variance**2 / (variances**2 / (support + PSEUDO_IMAGES - 1)).sum()
     t = float(stdtrit(degrees, (1 + LEVEL) / 2))
-    low, high = _wilson(centre, float(smoothed * (1 - smoothed) / variance), t)
+    low, high = score_bounds(centre, float(smoothed * (1 - smoothed) / variance), t)
     return min(low, value), max(high, value)
 
 
@@ -335,21 +338,21 @@ def _smoothed(counts: Floats) -> Floats:
     return np.asarray(share * support[:, None], dtype=np.float64)
 
 
-def _per_image(count: int) -> float:
+def per_image(count: int) -> float:
     """DeLong's weight: squared deviations over count x (count - 1), a lone image counting 0."""
     return float(1 / np.sqrt(count * max(count - 1, 1)))
 
 
 def class_auc_bounds(parts: OneVsRest) -> tuple[Floats, Floats]:
     """Lower and upper bounds [K] of the one-vs-rest AUCs, by the method of `auc`."""
-    return _outer_bounds(
+    return outer_bounds(
         parts.area,
         parts.variance,
-        lambda at: _hanley_mcneil(at, parts.inside, parts.outside),
+        lambda at: hanley_mcneil(at, parts.inside, parts.outside),
     )
 
 
-def _placements(scores: Floats, inside: NDArray[np.bool_]) -> Floats:
+def placements_of(scores: Floats, inside: NDArray[np.bool_]) -> Floats:
     """For each image [N], the share of the other side that it is ranked right against; ties half.
 
     Differences of midranks, as in Sun & Xu (2014), from one sort.
@@ -368,14 +371,14 @@ def _placements(scores: Floats, inside: NDArray[np.bool_]) -> Floats:
     return placed
 
 
-def _hanley_mcneil(area: Floats, inside: Floats, outside: Floats) -> Floats:
+def hanley_mcneil(area: Floats, inside: Floats, outside: Floats) -> Floats:
     """Variance of an AUC under exponential scores, with Newcombe's (m + n) / 2 - 1 for both."""
     others = (inside + outside) / 2 - 1
     pairs = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
     return np.asarray(area * (1 - area) * pairs / (inside * outside))
 
 
-def _outer_bounds(
+def outer_bounds(
     area: Floats, variance: Floats, hypothesised: Callable[[Floats], Floats]
 ) -> tuple[Floats, Floats]:
     """Outer bounds of the logit interval and the score interval, elementwise, any shape."""

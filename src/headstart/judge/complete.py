@@ -1,0 +1,144 @@
+"""Everything about one set of answers beyond its scores: curves, operating points, parts of the data.
+
+N images, M held-out answers, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import ArrayLike, NDArray
+
+from headstart.errors import ArgumentError, DataError, nearest, show
+from headstart.judge import curves, operating, subgroups
+from headstart.judge.calibration import check_inputs
+from headstart.judge.curves import Curve, against_rest, class_curves
+from headstart.judge.grouped import CROSS_VALIDATED
+from headstart.judge.operating import (
+    SENSITIVITY,
+    SPECIFICITY,
+    OperatingPoint,
+    Refused,
+    Scores,
+    Target,
+    crossing_folds,
+    needed_for,
+    operating_point,
+)
+from headstart.judge.subgroups import Subgroups
+
+TARGETS = (Target(SENSITIVITY, 0.90), Target(SENSITIVITY, 0.95), Target(SPECIFICITY, 0.95))
+MOST_CLASSES = 20
+"""with more, a curve and three thresholds for each would be read by nobody"""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenOn:
+    """Pooled out-of-fold answers of the final recipe on the images that it learned from.
+
+    probabilities [M, C], with the same shift and temperature as the judged ones; labels [M];
+    groups [M] or None.
+    """
+
+    probabilities: ArrayLike
+    labels: ArrayLike
+    groups: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Curves and operating points of every class against the rest, and the parts of the images.
+
+    `notes` says what was left out, and why.
+    """
+
+    curves: tuple[Curve, ...]
+    operating: tuple[OperatingPoint | Refused, ...]
+    subgroups: tuple[Subgroups, ...]
+    notes: tuple[str, ...]
+
+
+def complete(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    classes: Sequence[str],
+    groups: NDArray[Any] | None = None,
+    chosen_on: ChosenOn | None = None,
+    prevalence: Mapping[str, float] | None = None,
+    by: Mapping[str, Sequence[object]] | None = None,
+    metric: str = "accuracy",
+) -> Judgement:
+    """Curves, operating points and parts of the data for probabilities [N, C] and labels [N].
+
+    Args:
+        classes: C names in column order.
+        groups: group [N] of each image, when images of one group are not independent.
+        chosen_on: what thresholds are chosen on, when the images are a test part. None: the answers
+            are those of a cross-validation; thresholds are cross-fitted, and every interval is
+            `grouped.CROSS_VALIDATED` times as wide.
+        prevalence: share of each class where the model is to be used, for those whose PPV and NPV
+            are wanted.
+        by: columns, each with one value per image.
+        metric: the score that names the worst part; see `subgroups.subgroups`.
+
+    Raises:
+        ArgumentError: see `calibration.check_inputs` and the steps; a prevalence of no class.
+
+    >>> p, truth = [[0.9, 0.1], [0.3, 0.7]] * 100, [0, 1] * 100
+    >>> found = complete(p, truth, ["cat", "dog"], by={"camera": ["a", "b"] * 100})
+    >>> len(found.curves), len(found.operating), found.subgroups[0].column
+    (2, 6, 'camera')
+    """
+    truth, p = check_inputs(labels, probabilities)
+    shares = _shares(prevalence or {}, classes)
+    wider_by = CROSS_VALIDATED if chosen_on is None else 1.0
+    parts = tuple(
+        subgroups.subgroups(column, values, p, truth, groups, metric, wider_by)
+        for column, values in (by or {}).items()
+    )
+    if len(classes) > MOST_CLASSES:
+        note = f"No curves and operating points of single classes: {len(classes)} are too many."
+        return Judgement((), (), parts, (note,))
+    known = None if chosen_on is None else check_inputs(chosen_on.labels, chosen_on.probabilities)
+    points = []
+    for c, name in enumerate(classes):
+        judged = Scores(*against_rest(p, truth, [c]), groups)
+        if known is None and judged.inside.sum() >= needed_for(TARGETS[0].value):
+            with contextlib.suppress(DataError):  # each point says so itself
+                judged = replace(judged, folds=crossing_folds(judged))
+        before = None
+        if known is not None and chosen_on is not None:
+            before = Scores(*against_rest(known[1], known[0], [c]), chosen_on.groups)
+        points += [
+            operating_point(name, target, judged, before, shares.get(name)) for target in TARGETS
+        ]
+    return Judgement(class_curves(p, truth, classes, groups, wider_by), tuple(points), parts, ())
+
+
+def _shares(prevalence: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+    """The prevalence of every class that has one; of two classes the other has the rest."""
+    strange = [name for name in prevalence if name not in classes]
+    if strange:
+        raise ArgumentError(
+            "A prevalence is given for no class",
+            received=", ".join(map(show, strange[:3])),
+            do=f"{nearest(strange[0], classes)} Classes: {', '.join(map(show, classes[:20]))}.".strip(),
+        )
+    shares = {name: float(share) for name, share in prevalence.items()}
+    if len(classes) == 2 and len(shares) == 1:
+        ((name, share),) = shares.items()
+        shares[next(c for c in classes if c != name)] = 1 - share
+    return shares
+
+
+def to_json(judgement: Judgement) -> dict[str, Any]:
+    """curves, operating, subgroups and notes; each as its own module's `to_json`."""
+    return {
+        "curves": [curves.to_json(found) for found in judgement.curves],
+        "operating": [operating.to_json(found) for found in judgement.operating],
+        "subgroups": [subgroups.to_json(found) for found in judgement.subgroups],
+        "notes": list(judgement.notes),
+    }
