@@ -1,11 +1,9 @@
-"""Fine-tuning: speed, accuracy, and what a killed run comes back with. Each command prints a table.
+"""Fine-tuning: how fast? Each command prints a table.
 
     python benchmarks/finetune.py steps [--seconds 40]      step rate against a plain PyTorch loop
     python benchmarks/finetune.py fastai [--seconds 40]     and against fastai, in an overlay made here
     python benchmarks/finetune.py boundary [--images 96]    partial tuning on cached activations
     python benchmarks/finetune.py loading                   making views against training on them
-    python benchmarks/finetune.py kills [--points 60]       SIGKILL and resume
-    python benchmarks/finetune.py accuracy [SET ...] [--images 1000] [--draws 3] [--epochs E]
 
 Network: the default one at 160 px, in float32, on the threads that this process may use.
 """
@@ -14,19 +12,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests"))  # the lesson of the kills
 SIZE_PX, CLASSES = 160, 10
 
 
@@ -305,312 +299,15 @@ class Ready:
         return self.inputs[: len(rows)]
 
 
-# -- kills ---------------------------------------------------------------------------------------
-
-
-def kills(points: int) -> None:
-    """Kill a training by SIGKILL at operations of its checkpoints and at random moments; resume it.
-
-    Every run is a process of its own, forked before anything was computed.
-    """
-    import torch
-
-    import lessons
-
-    torch.set_num_threads(1)  # a pool of threads would not come along into a fork
-
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        lessons.start()  # made once
-        whole, seconds = in_child(lambda: lessons.train(root / "whole"))
-        operations = int((root / "whole" / "operations").read_text())
-        rng = np.random.default_rng(0)
-        every = [("operation", k) for k in range(operations)]
-        chosen = (
-            every
-            if points >= 60
-            else [every[i] for i in np.linspace(0, operations - 1, points // 2).astype(int)]
-        )
-        chosen = chosen[: max(0, points - points // 4)] if points < 60 else chosen[: points - 12]
-        plan: list[tuple[str, float]] = [(kind, float(k)) for kind, k in chosen]
-        while len(plan) < points:
-            plan.append(("moment", float(rng.uniform(0, seconds))))
-        equal, died = 0, 0
-        for i, (kind, at) in enumerate(plan):
-            folder = root / str(i)
-            died += killed(lambda folder=folder: lessons.train(folder), kind, at)
-            again, _ = in_child(lambda folder=folder: lessons.train(folder))
-            equal += again == whole
-        print("| kill points | really killed | resumed to the same bits |\n|---|---|---|")
-        print(f"| {points} ({operations} operations in a run) | {died} | {equal} of {points} |")
-    if equal < points:
-        raise SystemExit(1)
-
-
-def in_child(work: Callable[[], Any]) -> tuple[str, float]:
-    """Digest of a training in a process of its own, and its seconds."""
-    import lessons
-
-    reader, writer = os.pipe()
-    began = time.perf_counter()
-    if (child := os.fork()) == 0:
-        code = 1
-        try:
-            done = count_operations(None)
-            result = work()
-            os.write(writer, lessons.digest_of(result).encode())
-            if done and (whole := Path(done[0]).parent).name == "whole":
-                (whole / "operations").write_text(str(len(done)))
-            code = 0
-        except BaseException as cause:  # the parent must hear of it
-            os.write(writer, f"{type(cause).__name__}: {cause}".encode())
-        finally:
-            os._exit(code)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    return answer, time.perf_counter() - began
-
-
-def killed(work: Callable[[], Any], kind: str, at: float) -> bool:
-    """Run work in a process that is killed; False when it was over before."""
-    if (child := os.fork()) == 0:
-        if kind == "operation":
-            count_operations(int(at))
-        work()
-        os._exit(0)
-    if kind == "moment":
-        time.sleep(at)
-        os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def count_operations(fatal: int | None) -> list[str]:
-    """List writes, flushes and renames of this process; before the fatal one it kills itself."""
-    done: list[str] = []
-
-    def dies(path: object) -> None:
-        if len(done) == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        done.append(str(path))
-
-    real_open, real_replace, real_fsync = Path.open, Path.replace, os.fsync
-
-    class Writing:
-        def __init__(self, file: Any, path: Path) -> None:
-            self.file, self.path = file, path
-
-        def write(self, data: bytes) -> None:
-            if len(done) == fatal:  # half of it arrives
-                self.file.write(data[: len(data) // 2])
-                self.file.flush()
-            dies(self.path)
-            self.file.write(data)
-
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.file.close()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-    def opened(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        file = real_open(path, mode, *args, **kwargs)
-        return Writing(file, path) if "x" in mode else file
-
-    def replaced(path: Path, target: Path) -> Path:
-        dies(target)
-        return real_replace(path, target)
-
-    def flushed(handle: int) -> None:
-        dies("flush")
-        real_fsync(handle)
-
-    Path.open, Path.replace, os.fsync = opened, replaced, flushed  # type: ignore[assignment, method-assign]
-    return done
-
-
-# -- accuracy ------------------------------------------------------------------------------------
-
-
-def draws(name: str, images: int, count: int) -> Iterator[tuple[Any, ...]]:
-    """Paths, labels, groups and a 80/20 split by groups; at most `images` are learned from."""
-    from sets import find, groups_of, images_by_class
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    classes = images_by_class(find(name, Path(tempfile.gettempdir())))
-    paths = [path for some in classes.values() for path in some]
-    labels = np.array([i for i, some in enumerate(classes.values()) for _ in some])
-    groups = groups_of(name, paths)
-    for seed in range(count):
-        folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
-        train, test = next(folds.split(paths, labels, groups))
-        order = np.random.default_rng(seed).permutation(np.unique(groups[train]))
-        rank = np.empty(int(groups.max()) + 1, int)
-        rank[order] = np.arange(len(order))
-        train = train[np.argsort(rank[groups[train]], kind="stable")][:images]
-        yield seed, paths, labels, groups, train, test
-
-
-def accuracy(
-    names: list[str], images: int, count: int, epochs: int | None, operations: list[str]
-) -> None:
-    """Tuned from the head against the frozen heads, trained on the same images."""
-    from headstart.settings import threads
-
-    print(
-        "| set | draw | learned from | top head | all stages | tuned | mixture | img/s |\n|---|---|---|---|---|---|---|---|"
-    )
-    for name in names:
-        rows = []
-        for seed, paths, labels, groups, train, test in draws(name, images, count):
-            use = np.concatenate([train, test])
-            row = one_draw(
-                [paths[i] for i in use],
-                labels[use],
-                groups[use],
-                len(train),
-                seed,
-                epochs,
-                operations,
-                threads(),
-            )
-            rows.append(row)
-            print(
-                f"| {name} | {seed} | {row['learn']} of {len(train)} | {row['top']:.4f} | {row['all']:.4f} "
-                f"| {row['tuned']:.4f} | {row['mixture']} | {row['img_s']:.1f} |",
-                flush=True,
-            )
-        gain = np.mean([r["tuned"] - max(r["top"], r["all"]) for r in rows])
-        print(f"\n{name}: {100 * gain:+.2f} points over the best frozen head\n", flush=True)
-
-
-def one_draw(
-    paths: list[Path],
-    labels: np.ndarray,
-    groups: np.ndarray,
-    n: int,
-    seed: int,
-    epochs: int | None,
-    operations: list[str],
-    workers: int,
-) -> dict[str, Any]:
-    import torch
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    from headstart.backbone.stages import Taps
-    from headstart.backbone.surgery import Adapted, pooled
-    from headstart.train.augment import Augment
-    from headstart.train.finetune import Lesson, finetune, open_fabric
-    from headstart.train.head import train_head
-    from headstart.train.pixels import PixelSource, decode_once
-    from headstart.train.recipe import Machine, recipe_for
-
-    model, pre = start_of()
-    images = decode_once(paths, pre, workers, Path(tempfile.gettempdir()))
-    everything = np.arange(len(paths))
-    plain = PixelSource(images, Augment(), 0, everything)
-    network = model.network.to(memory_format=torch.channels_last)
-
-    def read(module: Any) -> list[np.ndarray]:
-        found = []
-        with torch.inference_mode():
-            for i in range(0, len(paths), 16):
-                found.append(
-                    [
-                        t.numpy()
-                        for t in module(torch.from_numpy(plain.whole(everything[i : i + 16])))
-                    ]
-                )
-        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
-
-    taps = Taps(network, pre.mean, pre.std, None)
-    stages = dict(zip(taps.names, read(taps), strict=True))
-    classes = int(labels.max()) + 1
-    learn, valid = next(
-        StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(
-            everything[:n], labels[:n], groups[:n]
-        )
-    )
-
-    def head_on(x: np.ndarray, rows: np.ndarray) -> tuple[Any, float]:
-        """The strength that is best on the validation part, then a head on the rows."""
-
-        def trial(strength: float) -> float:
-            return float(
-                (
-                    train_head(x[learn], labels[learn], classes, strength, 0)
-                    .logits(x[valid])
-                    .argmax(1)
-                    == labels[valid]
-                ).mean()
-            )
-
-        best = max((0.1, 0.03, 0.01, 0.003, 0.001), key=trial)
-        head = train_head(x[rows], labels[rows], classes, best, 0)
-        return head, float((head.logits(x[n:]).argmax(1) == labels[n:]).mean())
-
-    # The frozen heads learn from all; the tuned network does without its validation part.
-    _, top = head_on(stages["head"], everything[:n])
-    _, all_stages = head_on(np.concatenate(list(stages.values()), 1), everything[:n])
-    head, _ = head_on(stages["head"], learn)
-    recipe = recipe_for(
-        "finetune",
-        len(learn),
-        SIZE_PX,
-        Machine(workers),
-        epochs=epochs,
-        operations=operations,
-        seed=seed,
-    )
-    score = lambda logits, truth: float((logits.argmax(1) == truth).mean())  # noqa: E731
-    told = Lesson(PixelSource(images, recipe.augment, seed, learn), labels, learn, valid, score)
-    adapted = Adapted(network, head.weight, head.bias, pre.mean, pre.std)
-    with tempfile.TemporaryDirectory() as folder:
-        tuned = finetune(open_fabric("cpu"), adapted, told, recipe, Path(folder))
-    adapted.eval()
-    features = read(
-        lambda image: [
-            pooled(
-                adapted.network, image.permute(0, 3, 1, 2).float() * adapted.scale + adapted.shift
-            )
-        ]
-    )[0]
-    return {
-        "learn": len(learn),
-        "top": top,
-        "all": all_stages,
-        "tuned": float((tuned.head.logits(features[n:]).argmax(1) == labels[n:]).mean()),
-        "mixture": f"{tuned.average} {tuned.alpha}",
-        "img_s": tuned.images_seen / tuned.seconds,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "what", choices=["steps", "fastai", "boundary", "loading", "kills", "accuracy"]
-    )
-    parser.add_argument("sets", nargs="*", default=["sign_digits", "brain_tumor_mri", "trashnet"])
+    parser.add_argument("what", choices=["steps", "fastai", "boundary", "loading"])
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--images", type=int)
-    parser.add_argument("--points", type=int, default=60)
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--augment", default="crop")
     given = parser.parse_args()
-    if given.what == "kills":
-        kills(given.points)
-    elif given.what == "accuracy":
-        accuracy(
-            given.sets, given.images or 1_000, given.draws, given.epochs, given.augment.split(",")
-        )
-    elif given.what == "boundary":
+    if given.what == "boundary":
         boundary(given.seconds, given.images or 96)
     else:
         {"steps": steps, "fastai": fastai, "loading": loading}[given.what](given.seconds)

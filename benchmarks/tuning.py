@@ -70,12 +70,12 @@ def lesions(labels: np.ndarray, found: np.ndarray, classes: list[str]) -> float:
 
 
 def folders(
-    name: str, work: Path, draws: int, most: int, folds: int
+    name: str, work: Path, first: int, draws: int, most: int, folds: int
 ) -> Iterator[tuple[Path, list[str]]]:
     """Data folders {train,test}/CLASS/*, and the classes."""
     classes = images_by_class(find(name, work))
     if not folds:
-        for k in range(draws):
+        for k in range(first, draws):
             yield split(name, work, k, most), list(classes)
         return
     paths = np.array([path for some in classes.values() for path in some])
@@ -91,6 +91,7 @@ def main() -> None:
     )
     parser.add_argument("sets", nargs="*", default=SETS)
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="draw to begin with")
     parser.add_argument("--train", type=int, default=1_000)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--folds", type=int, default=0)
@@ -102,7 +103,7 @@ def main() -> None:
         work = Path(temporary)
         for name in asked.sets:
             gains, scores = [], []
-            drawn = folders(name, work, asked.draws, asked.train, asked.folds)
+            drawn = folders(name, work, asked.first, asked.draws, asked.train, asked.folds)
             for k, (folder, classes) in enumerate(drawn):
                 labels, before, chosen = frozen(folder, work / f"{name}-{k}-frozen", metric)
                 began = time.perf_counter()

@@ -174,3 +174,17 @@ def test_refit_all_is_refused_for_a_trained_network(photos: Path, capsys: Any) -
     words = refused(capsys, "fit", photos, "--out", "run", "--case", "3", "--refit-all")
     assert "--refit-all goes with a frozen network" in words
     assert not Path("run").exists()
+
+
+def test_tensorboard_finds_the_curves_of_every_training_by_name(
+    demo: dict[str, Any], shades: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(shades, Path("run"), case=3, tensorboard=True, **demo)
+    seen = EventAccumulator(str(run / "tensorboard"))
+    seen.Reload()
+    scalars = set(seen.Tags()["scalars"])
+    assert {"finetune-all/loss", "finetune-all/img_s"} <= scalars
+    (score,) = [name for name in scalars if name.endswith("/score")]
+    assert len(seen.Scalars(score)) == 6  # one per epoch

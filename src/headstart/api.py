@@ -82,6 +82,7 @@ def fit(
     seed: int = 0,
     resume: bool = False,
     report: bool = True,
+    tensorboard: bool = False,
     device: str = "auto",
 ) -> Result:
     """From a folder of images to a verified model, its evaluation and its report.

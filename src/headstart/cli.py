@@ -74,6 +74,9 @@ RefitAll = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of splits and heads.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run, or print it.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Log training to RUN/tensorboard as well.")
+]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
@@ -106,6 +109,7 @@ def fit(
     refit_all: RefitAll = False,
     seed: Seed = 0,
     resume: Resume = False,
+    tensorboard: TensorBoard = False,
     no_report: NoReport = False,
     device: Device = "auto",
 ) -> None:

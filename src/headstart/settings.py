@@ -74,6 +74,7 @@ class FitSettings(BaseModel):
     refit_all: bool = Field(False, description="ship a head that learned from the test part too")
     seed: int = Field(0, description="seed of splits, heads and bootstrap", ge=0, le=2**31 - 1)
     resume: bool = Field(False, description="go on with, or print, an existing run")
+    tensorboard: bool = Field(False, description="log training for TensorBoard too")
     report: bool = Field(True, description="write report.html")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
 
@@ -133,7 +134,7 @@ class FitSettings(BaseModel):
 
     def that_matter(self) -> dict[str, Any]:
         """The settings that decide the result: a resumed run must agree with them."""
-        return self.model_dump(mode="json", exclude={"out", "resume", "report"})
+        return self.model_dump(mode="json", exclude={"out", "resume", "report", "tensorboard"})
 
 
 def fit_settings(values: Mapping[str, Any]) -> FitSettings:

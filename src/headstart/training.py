@@ -98,10 +98,15 @@ def prepare_training(
         folder=folder,
         graph=graph,
         images=decode_once([paths[row] for row in dev.rows], graph.preprocess, threads(), folder),
-        fabric=open_fabric(device, alone=True),
+        fabric=open_fabric(device, _log_folder(settings, folder), alone=True),
         x=np.asarray(x),
         folds=verifying_folds(dev.labels, dev.folds),
     )
+
+
+def _log_folder(settings: FitSettings, folder: Path) -> Path | None:
+    """Where TensorBoard finds the curves, when it was asked for."""
+    return folder.parent / "tensorboard" if settings.tensorboard else None
 
 
 def head_from(start: Start, positions: NDArray[np.int64]) -> Head:

@@ -170,7 +170,7 @@ def _epoch(loop: Loop, every: int, stop: Stop, progress: Callable[[Moment], None
         now = Moment(
             loop.epoch + 1, epochs, loop.step, loop.steps, loss, score, loop.rate, img_s, left
         )
-        loop.fabric.log_dict({"loss": loss, "rate": loop.rate, "img_s": img_s}, loop.step)
+        _log(loop, {"loss": loss, "rate": loop.rate, "img_s": img_s})
         progress(now)
 
     try:
@@ -199,6 +199,12 @@ def _epoch(loop: Loop, every: int, stop: Stop, progress: Callable[[Moment], None
         _note(loop, f"out of memory: going on with {loop.micro} images at once")
 
 
+def _log(loop: Loop, values: Mapping[str, float]) -> None:
+    """For TensorBoard, when it listens; one job trains several networks, so each has its own name."""
+    name = loop.folder.name
+    loop.fabric.log_dict({f"{name}/{key}": value for key, value in values.items()}, loop.step)
+
+
 def _close(loop: Loop) -> None:
     """The end of an epoch: frozen stages compared, validation, a row of the history, a checkpoint."""
     check_frozen(loop.model, loop.frozen)
@@ -207,7 +213,7 @@ def _close(loop: Loop) -> None:
         values = loop.average if loop.recipe.ema else loop.now
         with wearing(loop.now, values):
             score = lesson.score(loop.logits(lesson.valid), lesson.labels[lesson.valid])
-        loop.fabric.log_dict({"score": score}, loop.step)
+        _log(loop, {"score": score})
     seconds = loop.seconds - sum(row.seconds for row in loop.history)
     images = loop.per_epoch * loop.batch
     loop.history.append(
