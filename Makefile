@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 DONE = .venv/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check grid clean
 
 demo: $(DONE)
 	$(BIN)/headstart demo
@@ -15,6 +15,11 @@ check: $(DONE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The quality of the decision, cell by cell (hours); a stopped run goes on.
+grid: $(DONE)
+	$(BIN)/python benchmarks/grid.py run
+	$(BIN)/python benchmarks/grid.py table
 
 $(DONE): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headstart needs Python 3.11 or newer")'

@@ -16,7 +16,12 @@ from pathlib import Path
 import numpy as np
 from sets import REPOSITORY, draw, find, groups_of, images_by_class
 
+from headstart import pipeline
+from headstart.learning import answer, learn
+from headstart.opening import Outcome, open_run
+from headstart.plan.criterion import choose_criterion, evaluate
 from headstart.run import read_json
+from headstart.settings import fit_settings, threads
 
 SETS = (
     "clothing_small", "trashnet", "sign_digits", "brain_tumor_mri", "isic2017_skin", "eurosat",
@@ -37,6 +42,31 @@ def one(code: Path, folder: Path, out: Path, budget: str) -> tuple[float, str, f
     plan = read_json(out / "plan.json")
     scores = {m["name"]: m["value"] for m in read_json(out / "evaluation.json")["metrics"]}
     return scores[plan["metric"]], plan["chosen"], time.perf_counter() - began
+
+
+def family(
+    folder: Path, out: Path, metric: str = "auto", budget: float | None = None
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Labels and probabilities [n, C] of the test part by the best frozen candidate, and its name."""
+    settings = fit_settings({"data": folder, "out": out, "metric": metric, "budget": budget})
+    opened = open_run(settings, "fit")
+    assert not isinstance(opened, Outcome)
+    with opened.run as run:
+        prepared = pipeline.look_again(pipeline.prepare(settings, opened), settings, run)
+        learned = learn(prepared, prepared.development, settings, threads())
+        labels = np.array([prepared.dataset.samples[i].label for i in prepared.split.test])
+        found = answer(prepared, learned, prepared.test_rows)
+    return labels, found, learned.verified.chosen.name
+
+
+def widest(folder: Path, out: Path, budget: float) -> tuple[float, str, float]:
+    """As `one`, but the frozen family alone: `fit` would go on and train the network."""
+    began = time.perf_counter()
+    labels, found, name = family(folder, out, budget=budget)
+    seconds = time.perf_counter() - began
+    classes = sorted(path.name for path in (folder / "train").iterdir())
+    criterion = choose_criterion("auto", labels, classes)
+    return evaluate(criterion, np.log(np.maximum(found, 1e-12)), labels).value, name, seconds
 
 
 def split(name: str, work: Path, k: int, most: int) -> Path:
@@ -74,7 +104,7 @@ def main() -> None:
             for k in range(asked.draws):
                 folder = split(name, work, k, asked.train)
                 before = one(base, folder, work / f"{name}-{k}-before", "0")
-                after = one(REPOSITORY, folder, work / f"{name}-{k}-after", asked.budget)
+                after = widest(folder, work / f"{name}-{k}-after", float(asked.budget))
                 rows.append((before[0], after[0], before[2], after[2]))
                 chosen.append(after[1])
             found = np.array(rows)

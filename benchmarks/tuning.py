@@ -18,45 +18,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from frozen import split
+from frozen import family, split
 from sets import draw, find, images_by_class
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 from headstart import pipeline
-from headstart.learning import answer, learn
-from headstart.opening import Outcome, open_run
 from headstart.run import read_json
-from headstart.settings import fit_settings, threads
+from headstart.settings import fit_settings
 
 SETS = ("sign_digits", "brain_tumor_mri", "trashnet")
 LESIONS = ("melanoma", "seborrheic_keratosis")
-
-
-def frozen(folder: Path, out: Path, metric: str) -> tuple[np.ndarray, np.ndarray, str]:
-    """Labels and probabilities of the test part, and what was chosen."""
-    settings = fit_settings({"data": folder, "out": out, "metric": metric})
-    opened = open_run(settings, "fit")
-    assert not isinstance(opened, Outcome)
-    with opened.run as run:
-        prepared = pipeline.look_again(pipeline.prepare(settings, opened), settings, run)
-        learned = learn(prepared, prepared.development, settings, threads())
-        labels = np.array([prepared.dataset.samples[i].label for i in prepared.split.test])
-        found = answer(prepared, learned, prepared.test_rows)
-    return labels, found, learned.verified.chosen.name
 
 
 def tuned(folder: Path, out: Path, metric: str, size: int) -> tuple[np.ndarray, np.ndarray, str]:
     """The same of `fit --case 3`."""
     values = {"data": folder, "out": out, "metric": metric, "case": 3, "size": size}
     pipeline.fit(fit_settings(values | {"report": False}))
+    labels, found = stored_answers(out)
+    verified = read_json(out / "training.json")["verified"][0]
+    return labels, found, f"{verified['average']} {verified['alpha']}"
+
+
+def stored_answers(out: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities as a run has stored them."""
     with (out / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     classes = [key.removeprefix("p_") for key in rows[0] if key.startswith("p_")]
     labels = np.array([classes.index(row["label"]) for row in rows])
-    found = np.array([[float(row[f"p_{name}"]) for name in classes] for row in rows])
-    verified = read_json(out / "training.json")["verified"][0]
-    return labels, found, f"{verified['average']} {verified['alpha']}"
+    return labels, np.array([[float(row[f"p_{name}"]) for name in classes] for row in rows])
 
 
 def accuracy(labels: np.ndarray, found: np.ndarray, _classes: list[str]) -> float:
@@ -105,7 +95,7 @@ def main() -> None:
             gains, scores = [], []
             drawn = folders(name, work, asked.first, asked.draws, asked.train, asked.folds)
             for k, (folder, classes) in enumerate(drawn):
-                labels, before, chosen = frozen(folder, work / f"{name}-{k}-frozen", metric)
+                labels, before, chosen = family(folder, work / f"{name}-{k}-frozen", metric)
                 began = time.perf_counter()
                 same, after, mixture = tuned(folder, work / f"{name}-{k}-tuned", metric, asked.size)
                 assert sorted(labels) == sorted(same)

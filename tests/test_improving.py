@@ -68,7 +68,7 @@ def stripes(tmp_path: Path) -> Path:
 @pytest.fixture
 def better(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if everything that is trained were measurably better than what was before."""
-    monkeypatch.setattr(improving, "_against", lambda one, *_: (True, f"{one.way.name} is better."))
+    monkeypatch.setattr(improving, "against", lambda one, *_: (True, f"{one.way.name} is better."))
 
 
 @pytest.mark.usefixtures("better")

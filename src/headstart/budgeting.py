@@ -66,7 +66,7 @@ def plan_training(
         rest = {key: found[key] for key in ("refit", "left_s", "adopt_s")}
         steps = Steps(planned, left_out=tuple(found["left_out"]), **rest)
         return Worth((), found["reason"]), steps
-    worth = worth_training(_standing(prepared, frozen, behind))
+    worth = worth_training(standing_of(prepared, frozen, behind))
     if not worth.strategies:
         return worth, None
     left_s = settings.budget_min * 60 - run.elapsed_s
@@ -88,7 +88,7 @@ def plan_training(
     return worth, steps
 
 
-def _standing(prepared: Prepared, frozen: Learned, behind: Background) -> Standing:
+def standing_of(prepared: Prepared, frozen: Learned, behind: Background) -> Standing:
     dev, trial = prepared.development, frozen.verified.trial
     return Standing(
         n=len(dev.labels),

@@ -64,9 +64,9 @@ def retrain(
     steps = forced_steps(start)
     inner = verify_all(steps, starts)
     best = max(inner, key=lambda one: one.adjusted.score.value)
-    compared = [_compared(one, frozen, prepared) for one in inner]
+    against_frozen = [compared(one, frozen, prepared) for one in inner]
     again, learned = _adopted(best, inner, steps, starts, frozen, run)
-    gain = compared[inner.index(best)][0]
+    gain = against_frozen[inner.index(best)][0]
     warnings = learned.verified.warnings
     if gain < 0:
         by, unit = prepared.criterion.unit
@@ -78,7 +78,7 @@ def retrain(
         )
     verified = replace(
         learned.verified,
-        sentences=(*learned.verified.sentences, *(sentence for _, _, sentence in compared)),
+        sentences=(*learned.verified.sentences, *(sentence for _, _, sentence in against_frozen)),
         warnings=warnings,
     )
     return again, replace(learned, verified=verified)
@@ -136,18 +136,18 @@ def _choose(
     """The cheaper strategy stays unless the costlier one is measurably better."""
     best, sentences = None, []
     for one in inner:
-        wins, sentence = _against(one, best, frozen, prepared)
+        wins, sentence = against(one, best, frozen, prepared)
         sentences.append(sentence)
         best = one if wins else best
     return best, sentences
 
 
-def _against(
+def against(
     one: Inner, best: Inner | None, frozen: Learned, prepared: Prepared
 ) -> tuple[bool, str]:
     """Whether a way takes the place of the best so far, the frozen result at first."""
     if best is None:
-        gain, se, sentence = _compared(one, frozen, prepared)
+        gain, se, sentence = compared(one, frozen, prepared)
         base = _frozen_logits(frozen, one.positions)
         name = frozen.verified.chosen.name
     else:
@@ -162,7 +162,7 @@ def _against(
     )
 
 
-def _compared(one: Inner, frozen: Learned, prepared: Prepared) -> tuple[float, float, str]:
+def compared(one: Inner, frozen: Learned, prepared: Prepared) -> tuple[float, float, str]:
     """Gain over the frozen result on the same held-out images, its standard error, a sentence."""
     base = _frozen_logits(frozen, one.positions)
     return _difference(one, base, frozen.verified.chosen.name, prepared)
