@@ -31,7 +31,7 @@ from headstart.plan.decide import Strategy
 from headstart.plan.steps import Planned, Steps, Way
 from headstart.settings import FitSettings, threads
 from headstart.train.adjust import Adjustment, adjust
-from headstart.train.head import Head, cross_entropy
+from headstart.train.head import Head, tempered_loss
 from headstart.training import Start, answers, head_from, kind_of, train_once, whole
 
 if TYPE_CHECKING:
@@ -151,11 +151,11 @@ def verify_one(planned: Planned, start: Start) -> Inner:
 def best_mixture(
     trials: Mapping[Mixture, Float], truth: NDArray[np.int64], criterion: Criterion
 ) -> Mixture:
-    """The mixture with the highest score; of equal ones that with the lower loss."""
+    """The mixture with the lowest loss; of equal ones that with the higher score."""
 
     def rank(key: Mixture) -> tuple[float, float]:
-        loss = float(cross_entropy(trials[key], truth).mean())
-        return evaluate(criterion, log_softmax(trials[key]), truth).value, -loss
+        score = evaluate(criterion, log_softmax(trials[key]), truth).value
+        return -tempered_loss(trials[key], truth), score
 
     return max(trials, key=rank)
 

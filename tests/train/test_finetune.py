@@ -238,9 +238,9 @@ def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    """SIGKILL at a write, a flush, a rename and at random moments; see benchmarks/finetune.py."""
-    script = REPOSITORY / "benchmarks" / "finetune.py"
-    command = [sys.executable, "-W", "error", str(script), "kills", "--points", "6"]
+    """SIGKILL at a write, a flush, a rename and at random moments; see benchmarks/kills.py."""
+    script = REPOSITORY / "benchmarks" / "kills.py"
+    command = [sys.executable, "-W", "error", str(script), "--points", "6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert "6 of 6" in done.stdout, done.stdout + done.stderr
 

@@ -26,8 +26,7 @@ from torch import Tensor
 from headstart.backbone.surgery import Adapted, check_frozen, network_state
 from headstart.errors import ArgumentError, MachineError, require
 from headstart.train.average import between, put, wearing
-from headstart.train.head import Head
-from headstart.train.head import cross_entropy as losses_of
+from headstart.train.head import Head, tempered_loss
 from headstart.train.lesson import Lesson, Moment, Row
 from headstart.train.loop import DivergedError, Loop
 from headstart.train.memory import kept_memory
@@ -248,7 +247,7 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
             trials[end, alpha] = loop.logits(lesson.valid)
 
     def best() -> tuple[str, float]:
-        # Of equal scores the one with the lower loss.
+        # By the loss: on a small fold the score of a mixture is mostly luck (docs/log.md).
         return max(trials, key=lambda which: _rank(lesson, trials[which], truth))
 
     may_stay = lesson.may_end_at_start and recipe.kind != "scratch"
@@ -288,8 +287,8 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
 def _rank(
     lesson: Lesson, logits: NDArray[np.float32], truth: NDArray[np.int64]
 ) -> tuple[float, float]:
-    loss = float(losses_of(logits.astype(np.float64), truth).mean())
-    return lesson.score(logits, truth), -loss
+    loss = tempered_loss(logits.astype(np.float64), truth)
+    return -loss, lesson.score(logits, truth)
 
 
 def _note(loop: Loop, text: str) -> None:

@@ -33,6 +33,7 @@ WORTH_ROTATING = 0.7
 """images per feature below which the rotation pays for itself"""
 COARSE = {"maxiter": 60, "gtol": 1e-4, "ftol": 1e-6, "maxcor": 10}
 """for the search, in float32: probabilities within a few thousandths of the minimum"""
+TEMPERATURES = tuple(float(t) for t in np.geomspace(0.25, 16, 25))
 PRECISE = {"maxiter": 3000, "ftol": 1e-16, "maxcor": 20}
 """for the shipped layer, in float64: two seeds agree to better than 1e-4 in probability"""
 
@@ -167,6 +168,20 @@ def cross_entropy(logits: Float, labels: Int) -> Float:
     top = logits.max(1, keepdims=True)
     total = np.log(np.exp(logits - top).sum(1)) + top[:, 0]
     return np.asarray(total - logits[np.arange(len(labels)), labels])
+
+
+def tempered_loss(logits: Float, labels: Int) -> float:
+    """Mean cross-entropy of logits [N, C] at the temperature, of a few, that suits them best.
+
+    Compares networks that are sure of themselves with others that are not: what temperature would
+    mend afterwards must not count now.
+
+    >>> logits = np.array([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+    >>> bool(np.isclose(tempered_loss(logits, np.array([0, 1, 1])),
+    ...                 tempered_loss(4 * logits, np.array([0, 1, 1])), atol=0.01))
+    True
+    """
+    return min(float(cross_entropy(logits / t, labels).mean()) for t in TEMPERATURES)
 
 
 Layer = tuple[Float, Float]
