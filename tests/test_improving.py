@@ -166,3 +166,20 @@ def test_a_full_disk_during_training_leaves_the_frozen_model(
     plan = read_json(run / "plan.json")
     assert any("No space is left" in reason for reason in plan["reasons"])
     assert len(load(run).classes) == 2
+
+
+def test_no_image_helps_to_choose_the_mixture_that_answers_for_it() -> None:
+    from headstart.plan.criterion import Criterion
+    from headstart.retraining import best_mixture, crossed
+
+    truth = np.arange(40) // 2 % 2
+    groups = np.arange(40)
+    right = np.where(truth[:, None] == np.arange(2), 2.0, -2.0)
+    even = groups % 2 == 0
+    # One mixture is right on the even groups only, the other on the odd ones only.
+    first, second = (np.where(half[:, None], right, -right) for half in (even, ~even))
+    trials = {("last", 1.0): first, ("last", 0.5): second}
+    accuracy = Criterion("accuracy", "accuracy")
+    found = crossed(trials, truth, groups, accuracy)
+    assert (found.argmax(1) == truth).mean() == 0.0  # each half answers by the other's favourite
+    assert best_mixture({**trials, ("average", 1.0): right}, truth, accuracy) == ("average", 1.0)

@@ -24,7 +24,7 @@ from headstart.backbone.graph import tap_graph
 from headstart.backbone.load import DEMO
 from headstart.errors import TrainingError
 from headstart.files import atomic_write, read_json, write_json
-from headstart.learning import HeldOut, Learned, Prepared, Seen, readable
+from headstart.learning import HeldOut, Prepared, Seen, readable
 from headstart.opening import PARITY_IMAGES, say
 from headstart.plan.criterion import Criterion, evaluate, log_softmax
 from headstart.plan.decide import Strategy
@@ -305,17 +305,3 @@ def training_json(
 def held_out(best: Inner) -> HeldOut:
     """What the verifying folds say of the winner, for its temperature and its estimate."""
     return HeldOut(best.positions, best.logits - best.adjusted.shift)
-
-
-__all__ = [
-    "CASES",
-    "TUNED",
-    "Inner",
-    "Learned",
-    "adopt",
-    "forced_steps",
-    "held_out",
-    "train_winner",
-    "training_json",
-    "verify_all",
-]
