@@ -21,18 +21,22 @@ def test_both_phases_have_the_same_loss() -> None:
     assert recipe_for("finetune", 500, 160, CPU).smoothing == 0
 
 
-@pytest.mark.parametrize(("n", "rests"), [(999, True), (1_000, False)])
-def test_statistics_rest_when_images_are_few(n: int, rests: bool) -> None:
+@pytest.mark.parametrize(("n", "few"), [(999, True), (1_000, False)])
+def test_few_images_are_held_nearer_to_what_is_known(n: int, few: bool) -> None:
     recipe = recipe_for("finetune", n, 160, CPU)
-    assert recipe.norm_eval == rests
-    assert (recipe.augment.scale >= 0.5) == rests
-    assert (recipe.pull > 0) == rests
+    assert (recipe.augment.scale >= 0.5) == few
+    assert (recipe.pull > 0) == few
+
+
+@pytest.mark.parametrize("n", [100, 5_000, 50_000])
+def test_statistics_rest_under_a_head_that_was_trained_on_them(n: int) -> None:
+    assert recipe_for("finetune", n, 160, CPU).norm_eval
+    assert recipe_for("partial", n, 160, CPU, through="b4").norm_eval
 
 
 def test_a_norm_that_trains_sees_enough_at_once() -> None:
-    for kind in ("finetune", "scratch"):
-        recipe = recipe_for(kind, 5_000, 160, CPU)  # type: ignore[arg-type]
-        assert not recipe.norm_eval and recipe.micro_batch >= 16
+    recipe = recipe_for("scratch", 5_000, 160, CPU)
+    assert not recipe.norm_eval and recipe.micro_batch >= 16
 
 
 def test_random_weights_learn_their_statistics_and_longer() -> None:
