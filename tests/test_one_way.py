@@ -9,7 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "headstart"
 ORDER = [
     "errors", "settings", "files", "run", "parallel",
     "data", "backbone", "plan", "train", "judge", "explain", "ship", "gate",
-    "learning", "gallery", "results", "opening", "explaining", "training", "retraining", "budgeting", "improving", "judging", "pipeline", "demo", "api", "__init__", "cli", "entry", "__main__",
+    "learning", "gallery", "results", "opening", "explaining", "training", "retraining", "budgeting", "improving", "guarding", "judging", "evaluating", "proposing", "pipeline", "compared", "comparing", "demo", "api", "__init__", "flags", "cli", "entry", "__main__",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from toys import draw_photos
 
 RESULTS = {
     "run.json", "data.json", "findings.json", "surgery.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
-    "mistakes.json", "log.jsonl", "model", ".lock",
+    "mistakes.json", "suggestions.csv", "held_out.csv", "log.jsonl", "model", ".lock",
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_a_run_holds_every_file_of_the_contract(photos: Path) -> None:
     assert stored["test_set_scored"] >= 1
     assert {"settings", "versions", "seed", "threads", "seconds", "peak_rss_mb"} <= set(stored)
     steps = [step["name"] for step in stored["steps"]]
-    assert steps == ["check", "features", "gate", "learn", "evaluate", "bundle"]
+    assert steps == ["check", "features", "gate", "learn", "guard", "evaluate", "bundle"]
     events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [event["name"] for event in events if event["event"] == "step"] == steps
 
@@ -326,7 +326,7 @@ def test_a_cache_that_cannot_count_costs_only_the_count(
     def full(*_: Any) -> None:
         raise MachineError("The disk is full")
 
-    monkeypatch.setattr(pipeline, "count_test_use", full)
+    monkeypatch.setattr("headstart.judging.count_test_use", full)
     assert "test_set_scored" not in read_json(train(photos, Path("run")) / "run.json")
 
 

@@ -20,7 +20,16 @@ def test_the_public_list_is_what_is_there() -> None:
 
 
 def test_public_functions_are_documented_and_take_no_bag_of_arguments() -> None:
-    for name in ("fit", "make_plan", "load", "explain_images", "show_filters"):
+    for name in (
+        "fit",
+        "make_plan",
+        "compare",
+        "load",
+        "evaluate",
+        "next_images",
+        "explain_images",
+        "show_filters",
+    ):
         function = getattr(headstart, name)
         assert inspect.getdoc(function)
         kinds = {p.kind for p in inspect.signature(function).parameters.values()}
@@ -32,6 +41,16 @@ def test_python_and_the_command_line_take_the_same_settings() -> None:
     assert set(inspect.signature(api.fit).parameters) == fields
     flags = set(inspect.signature(cli.fit).parameters)
     assert flags - {"no_report"} == fields - {"report"}
+
+
+def test_comparisons_take_the_same_settings_with_the_same_defaults() -> None:
+    python, typed = (inspect.signature(one.compare).parameters for one in (api, cli))
+    assert set(python) == set(typed)
+    assert {name: p.default for name, p in python.items()} == {
+        name: p.default for name, p in typed.items()
+    }
+    for name in set(python) - {"folds"}:
+        assert python[name].default == FitSettings.model_fields[name].default, name
 
 
 def test_defaults_agree_in_all_three_places() -> None:

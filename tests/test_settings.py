@@ -120,3 +120,18 @@ def test_a_process_that_may_use_one_processor_gets_one_thread() -> None:
         assert threads() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_a_prevalence_is_read_from_words_lists_and_mappings() -> None:
+    def read(value: Any) -> Any:
+        return fit_settings({"data": "photos", "prevalence": value}).prevalence
+
+    assert read(None) is None
+    assert read([]) is None
+    assert read("cat=0.1,dog=.2") == {"cat": 0.1, "dog": 0.2}
+    assert read(["cat=0.1", "dog=1e-3"]) == {"cat": 0.1, "dog": 0.001}
+    assert read({"cat": 0.1}) == {"cat": 0.1}
+    assert read("cats, small=0.1,a=b=0.2") == {"cats, small": 0.1, "a=b": 0.2}
+    for wrong in ("cat", "cat=", "=0.1", "cat=0.1,", "cat=nan", "cat=0", 7, {"cat": 2}):
+        with pytest.raises(ArgumentError, match="--prevalence"):
+            read(wrong)

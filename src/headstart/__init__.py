@@ -3,15 +3,32 @@
 Importing it loads nothing heavy; the verbs load what they need when they are called.
 """
 
-from headstart.api import Result, explain_images, fit, load, make_plan, show_filters
+from headstart.api import (
+    Compared,
+    Evaluated,
+    Result,
+    compare,
+    evaluate,
+    explain_images,
+    fit,
+    load,
+    make_plan,
+    next_images,
+    show_filters,
+)
 from headstart.errors import HeadstartError
 
 __all__ = [
+    "Compared",
+    "Evaluated",
     "HeadstartError",
     "Result",
+    "compare",
+    "evaluate",
     "explain_images",
     "fit",
     "load",
     "make_plan",
+    "next_images",
     "show_filters",
 ]

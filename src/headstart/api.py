@@ -18,9 +18,10 @@ from headstart.run import read_json
 from headstart.settings import DEFAULT_BACKBONE, fit_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from headstart.explaining import Explained
+    from headstart.proposing import NextImages
     from headstart.ship.predict import Model
 
 
@@ -51,10 +52,16 @@ class Result:
         Raises:
             KeyError: no such score; the known ones are named.
         """
-        found = {m["name"]: (m["value"], m["low"], m["high"]) for m in self.evaluation["metrics"]}
-        if name not in found:
-            raise KeyError(f"no score {name!r}; there are {', '.join(found)}")
-        return found[name]
+        return _score(self.evaluation, name)
+
+
+def _score(
+    evaluation: dict[str, Any], name: str
+) -> tuple[float | None, float | None, float | None]:
+    found = {m["name"]: (m["value"], m["low"], m["high"]) for m in evaluation["metrics"]}
+    if name not in found:
+        raise KeyError(f"no score {name!r}; there are {', '.join(found)}")
+    return found[name]
 
 
 def fit(
@@ -76,6 +83,8 @@ def fit(
     epochs: int | None = None,
     augment: str = "auto",
     budget: float | None = None,
+    prevalence: Mapping[str, float] | str | None = None,
+    relabel: str | Path | None = None,
     small_below: int = 1_000,
     large_above: int = 10_000,
     refit_all: bool = False,
@@ -129,6 +138,60 @@ def make_plan(
     return read_json(pipeline.plan(fit_settings(values)).folder / "plan.json")
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A finished comparison: where it lies and what it stores."""
+
+    folder: Path
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """compare.json: the table, every pair, what pre-training saves."""
+        return read_json(self.folder / "compare.json")
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """One row per strategy: score with its interval, gap to the training score, seconds."""
+        return {row["strategy"]: row for row in self.stored["rows"]}
+
+    @property
+    def sentence(self) -> str:
+        """Which differences are real."""
+        return str(self.stored["sentence"])
+
+
+def compare(
+    data: str | Path | None = None,
+    *,
+    table: str | Path | None = None,
+    group: str | None = None,
+    out: str | Path | None = None,
+    test: str | Path | None = None,
+    metric: str = "auto",
+    backbone: str = DEFAULT_BACKBONE,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    fit_image: str | None = None,
+    epochs: int | None = None,
+    augment: str = "auto",
+    folds: int = 1,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+) -> Compared:
+    """All four cases, all stages and partial tuning on the same held-out images.
+
+    See `headstart compare --help` for every argument.
+
+    Raises:
+        HeadstartError: with what is wrong, where, what was received, what to do next.
+    """
+    values = dict(locals())
+    from headstart import comparing
+
+    return Compared(comparing.compare(comparing.compare_settings(values)).folder)
+
+
 def load(path: str | Path) -> Model:
     """Load a trained model from a run folder or a model folder.
 
@@ -138,6 +201,75 @@ def load(path: str | Path) -> Model:
     from headstart.ship.predict import load as load_model
 
     return load_model(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A model judged on new images: where that lies and what it stores."""
+
+    folder: Path
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """evaluation.json: every score with its interval, n and method; curves, thresholds, parts."""
+        return read_json(self.folder / "evaluation.json")
+
+    def score(self, name: str) -> tuple[float | None, float | None, float | None]:
+        """Value, low and high end of the 95 % interval of a score.
+
+        Raises:
+            KeyError: no such score; the known ones are named.
+        """
+        return _score(self.evaluation, name)
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    table: str | Path | None = None,
+    group: str | None = None,
+    out: str | Path | None = None,
+    by: Sequence[str] = (),
+    readers: str | Path | None = None,
+    prevalence: Mapping[str, float] | str | None = None,
+) -> Evaluated:
+    """Judge a model on new labelled images, as `headstart evaluate`.
+
+    Args:
+        model: run folder or model folder. by: columns of the table whose parts are compared.
+        readers: CSV of what people said of the same images. See `headstart evaluate --help`.
+
+    Raises:
+        HeadstartError: with what is wrong, where, what was received, what to do next.
+    """
+    from headstart import evaluating
+
+    return Evaluated(
+        evaluating.evaluate(
+            model, data, table=table, group=group, out=out, by=by, readers=readers,
+            prevalence=prevalence,
+        )
+    )  # fmt: skip
+
+
+def next_images(
+    model: str | Path,
+    images: str | Path | Iterable[str | Path],
+    n: int = 50,
+    out: str | Path | None = None,
+) -> NextImages:
+    """The unlabelled images worth labelling next, as `headstart next`.
+
+    Args:
+        model: run folder or model folder. images: files and folders. out: a CSV file to write.
+
+    Raises:
+        HeadstartError: with what is wrong, where, what was received, what to do next.
+    """
+    from headstart import proposing
+
+    return proposing.next_images(model, images, n, out)
 
 
 def explain_images(

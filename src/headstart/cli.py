@@ -14,7 +14,38 @@ from typing import Annotated, Any
 import typer
 
 from headstart.errors import show
-from headstart.settings import DEFAULT_BACKBONE, METRICS, FitSettings, fit_settings
+from headstart.flags import (
+    AugmentList,
+    Backbone,
+    Budget,
+    Case,
+    Cut,
+    Data,
+    Device,
+    Epochs,
+    FitImage,
+    FromScratch,
+    Group,
+    HeadKind,
+    Images,
+    LargeAbove,
+    Metric,
+    Model,
+    NoReport,
+    Out,
+    Prevalence,
+    RefitAll,
+    Relabel,
+    Resume,
+    Seed,
+    Size,
+    SmallBelow,
+    Table,
+    TensorBoard,
+    Test,
+    Weights,
+)
+from headstart.settings import DEFAULT_BACKBONE, FitSettings, fit_settings
 
 app = typer.Typer(
     name="headstart",
@@ -25,60 +56,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# Paths stay text until the settings have looked at them: Path("") would be the current folder.
-Data = Annotated[
-    str | None,
-    typer.Argument(metavar="DATA", help="Folder: CLASS/* or {train,val,test}/CLASS/*."),
-]
-Table = Annotated[
-    str | None,
-    typer.Option(metavar="FILE.csv", help="Instead of DATA: path,label and maybe group,split."),
-]
-Group = Annotated[
-    str | None,
-    typer.Option(metavar="COLUMN|re:PATTERN", help="Images of one group stay together."),
-]
-Out = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Run folder; default runs/<data>-<k>.")
-]
-Test = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of test images: CLASS/*.")]
-Metric = Annotated[
-    str, typer.Option(metavar="NAME", help="Drives every choice: " + ", ".join(METRICS) + ".")
-]
-Case = Annotated[int | None, typer.Option(help="Force one of the four cases: 1 to 4.")]
-Cut = Annotated[str | None, typer.Option(help="Stage after which the network is cut.")]
-FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Force random weights.")]
-Backbone = Annotated[str, typer.Option(help="Name of a timm CNN.")]
-Weights = Annotated[
-    str | None, typer.Option(metavar="FILE", help="File with the backbone's weights.")
-]
-Size = Annotated[int | None, typer.Option(help="Side of the network's input in px.")]
-FitImage = Annotated[
-    str | None, typer.Option(metavar="crop|pad|squash", help="Default: chosen by the data.")
-]
-HeadKind = Annotated[
-    str, typer.Option("--head", metavar="linear|mlp:WIDTH", help="Layers of the new head.")
-]
-Epochs = Annotated[int | None, typer.Option(help="Fixes the schedule of training.")]
-AugmentList = Annotated[
-    str, typer.Option(metavar="auto|none|LIST", help="E.g. flip,rotate90,colour. auto tests each.")
-]
-Budget = Annotated[
-    float | None, typer.Option(help="Minutes to spend, default 10; 0: one look, frozen network.")
-]
-SmallBelow = Annotated[int, typer.Option(help="Fewer training images than this are small.")]
-LargeAbove = Annotated[int, typer.Option(help="This many training images are large.")]
-RefitAll = Annotated[
-    bool, typer.Option("--refit-all", help="After scoring, ship a head that saw all images.")
-]
-Seed = Annotated[int, typer.Option(help="Seed of splits and heads.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run, or print it.")]
-TensorBoard = Annotated[
-    bool, typer.Option("--tensorboard", help="Log training to RUN/tensorboard as well.")
-]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def _default(name: str) -> Any:
@@ -104,6 +81,8 @@ def fit(
     epochs: Epochs = None,
     augment: AugmentList = "auto",
     budget: Budget = None,
+    prevalence: Prevalence = None,
+    relabel: Relabel = None,
     small_below: SmallBelow = _default("small_below"),
     large_above: LargeAbove = _default("large_above"),
     refit_all: RefitAll = False,
@@ -181,11 +160,40 @@ def check(
 
 
 @app.command()
+def compare(
+    data: Data = None,
+    table: Table = None,
+    group: Group = None,
+    out: Out = None,
+    test: Test = None,
+    metric: Metric = "auto",
+    backbone: Backbone = DEFAULT_BACKBONE,
+    weights: Weights = None,
+    size: Size = None,
+    fit_image: FitImage = None,
+    epochs: Epochs = None,
+    augment: AugmentList = "auto",
+    folds: Annotated[int, typer.Option(help="Verifying folds that judge, 1 to 5.")] = 1,
+    seed: Seed = 0,
+    resume: Resume = False,
+    device: Device = "auto",
+) -> None:
+    """Do all four cases, and two more, on the same images."""
+    values = dict(locals())
+    from headstart import comparing
+    from headstart.compared import compare_text
+    from headstart.run import read_json
+
+    outcome = comparing.compare(comparing.compare_settings(values))
+    if outcome.already_done:
+        typer.echo("this run is finished already", err=True)
+    typer.echo(compare_text(outcome.folder, read_json(outcome.folder / "compare.json")))
+
+
+@app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or model folder.")],
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images and folders of images.")
-    ],
+    model: Model,
+    images: Images,
     out: Annotated[Path | None, typer.Option(help=".csv, .jsonl or .parquet; else stdout.")] = None,
 ) -> None:
     """Classify photos; CSV on stdout, or --out FILE."""
@@ -200,7 +208,7 @@ def predict(
     found = loaded.predict(files, workers=threads())
     if out is not None:
         found = progress(found, len(files), "predicting")
-    answered, failed = write_predictions(found, loaded.classes, out, sys.stdout)
+    answered, failed = write_predictions(found, loaded.classes, out, sys.stdout, loaded.columns)
     if failed or out is not None:
         place = f" written to {show(out)}" if out is not None else ""
         unread = f"; {failed:,} could not be read, see the column error" if failed else ""
@@ -209,11 +217,55 @@ def predict(
 
 
 @app.command()
+def evaluate(
+    model: Model,
+    data: Data = None,
+    table: Table = None,
+    group: Group = None,
+    out: Out = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Compare the parts of the images, by a column."),
+    ] = None,
+    readers: Annotated[
+        str | None, typer.Option(metavar="FILE.csv", help="What people said of these images.")
+    ] = None,
+    prevalence: Prevalence = None,
+) -> None:
+    """Judge a model on new labelled images."""
+    from headstart.evaluating import evaluate as judge
+    from headstart.plan.show import evaluation_text
+    from headstart.run import read_json
+
+    folder = judge(
+        model, data, table=table, group=group, out=out, by=by or (), readers=readers,
+        prevalence=prevalence,
+    )  # fmt: skip
+    typer.echo(evaluation_text(folder, read_json(folder / "evaluation.json")))
+
+
+@app.command("next")
+def next_images(
+    model: Model,
+    images: Images,
+    n: Annotated[int, typer.Option("--n", help="At most this many.")] = 50,
+    out: Annotated[Path | None, typer.Option(help="A .csv file; else stdout.")] = None,
+) -> None:
+    """Name the images to label next."""
+    from headstart.proposing import next_images as propose
+
+    found = propose(model, images, n, out)
+    if out is None:
+        typer.echo(found.csv, nl=False)
+    place = f" written to {show(out)}" if out is not None else ""
+    unread = f"; {found.unreadable:,} could not be read" if found.unreadable else ""
+    typer.echo(f"{len(found.proposals):,} of {len(found.paths):,} images{place}{unread}", err=True)
+
+
+@app.command()
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or model folder.")],
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images and folders of images.")
-    ],
+    model: Model,
+    images: Images,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures and a page.")],
     stage: Annotated[
         str | None, typer.Option(help="Where Grad-CAM reads; default: the last with positions.")
@@ -259,14 +311,15 @@ def filters(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    out: Annotated[Path | None, typer.Option(help="HTML file; default RUN/report.html.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: in RUN.")] = None,
 ) -> None:
     """Write the report again from a run's stored results."""
     from headstart.run import atomic_write
-    from headstart.ship.report import render
+    from headstart.ship.compare_page import page_of
 
-    target = out or run / "report.html"
-    atomic_write(target, render(run))
+    name, page = page_of(run)
+    target = out or run / name
+    atomic_write(target, page)
     typer.echo(show(target))
 
 

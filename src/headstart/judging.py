@@ -9,24 +9,38 @@ N images, C classes, R repeats.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart import results
+from headstart.data.sources import Sample
 from headstart.data.split import development_folds
 from headstart.errors import HeadstartError
-from headstart.judge.calibration import softmax
+from headstart.guarding import Guard, sets_json, unlike_json
+from headstart.judge.complete import ChosenOn, complete
+from headstart.judge.complete import to_json as complete_json
 from headstart.judge.driving import with_driving
 from headstart.judge.evaluate import Evaluation, evaluate, over_repeats
 from headstart.judge.grouped import cross_validated, widened
-from headstart.learning import HeldOut, Learned, Prepared, answer, learn, subset
+from headstart.judge.label_errors import Suggestion, suggest, suggestions_csv
+from headstart.judge.learning_curve import curve_json, learning_curve
+from headstart.judge.subgroups import SCORES
+from headstart.learning import Learned, Prepared, answer, learn, read, subset
 from headstart.opening import say
 from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
-from headstart.run import Run, count_test_use
+from headstart.run import Run, count_test_use, csv_cell, csv_text
 from headstart.settings import FitSettings, threads
+
+HELD_OUT = "held_out.csv"
+HELD_COLUMNS = ("path", "label", "group", "content")
+CURVE_S = 10.0
+"""nominal seconds that the learning curve may cost"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +51,44 @@ class Answered:
     groups: NDArray[np.int64]  # [N]
     probabilities: NDArray[np.float64]  # [R, N, C]
     protocol: str
-    cross_validated: bool
+    folds: NDArray[np.int64] | None
+    """[N] of held-out answers; None: of a test part"""
 
 
 def judge(
-    prepared: Prepared, learned: Learned, settings: FitSettings, run: Run, first: bool = False
+    prepared: Prepared,
+    learned: Learned,
+    guarded: Guard,
+    settings: FitSettings,
+    run: Run,
+    first: bool = False,
 ) -> Evaluation:
-    """Evaluate; writes evaluation.json, predictions.csv, mistakes.json.
+    """Evaluate; writes evaluation.json, predictions.csv, mistakes.json, suggestions.csv,
+    held_out.csv.
 
     Args:
+        guarded: what goes out beside an answer; judged on the same images.
         first: something better may follow: the test part is left alone.
     """
-    asked = _asked(prepared, learned, settings, run, first)
+    asked = _asked(prepared, learned, guarded, settings, run, first)
     dataset = prepared.dataset
     labels = np.array([dataset.samples[i].label for i in asked.who])
-    scored = [
-        evaluate(p, labels, dataset.classes, asked.protocol, learned.temperature)
-        for p in asked.probabilities
-    ]
-    evaluation = over_repeats(
-        [
-            widened(with_driving(found, prepared.criterion, p, labels), p, labels, asked.groups)
-            for found, p in zip(scored, asked.probabilities, strict=True)
-        ]
-    )
-    evaluation = cross_validated(evaluation) if asked.cross_validated else evaluation
-    run.write_json("evaluation.json", results.evaluation_json(evaluation))
+    evaluation = _scored(asked, labels, prepared, learned)
+    stored = results.evaluation_json(evaluation)
+    stored |= _beyond_scores(prepared, learned, guarded, asked, labels, settings)
+    before = np.array([_label_before(dataset.samples[i]) for i in asked.who])
+    if (before != labels).any():
+        stored["before_relabel"] = _before_relabel(
+            _scored(asked, before, prepared, learned), evaluation, int((before != labels).sum())
+        )
+        say(stored["before_relabel"]["sentence"])
+    if not (first and len(prepared.split.test)):
+        stored |= _what_more_would_bring(prepared, learned, settings)
+    found = doubts(prepared, guarded)
+    stored["suggestions"] = {"file": "suggestions.csv", "listed": len(found)}
+    run.write_text("suggestions.csv", suggestions_csv(found))
+    run.write_text(HELD_OUT, held_out_csv(prepared, guarded))
+    run.write_json("evaluation.json", stored)
     paths = [dataset.samples[i].path for i in asked.who]
     answers = asked.probabilities[0]
     run.write_text(
@@ -75,8 +101,145 @@ def judge(
     return evaluation
 
 
+def _scored(
+    asked: Answered, labels: NDArray[np.int64], prepared: Prepared, learned: Learned
+) -> Evaluation:
+    """The scores of what was answered against these labels [N]."""
+    classes = prepared.dataset.classes
+    scored = [
+        evaluate(p, labels, classes, asked.protocol, learned.temperature)
+        for p in asked.probabilities
+    ]
+    evaluation = over_repeats(
+        [
+            widened(with_driving(found, prepared.criterion, p, labels), p, labels, asked.groups)
+            for found, p in zip(scored, asked.probabilities, strict=True)
+        ]
+    )
+    return evaluation if asked.folds is None else cross_validated(evaluation)
+
+
+def _label_before(sample: Sample) -> int:
+    return sample.label if sample.was is None else sample.was
+
+
+def _before_relabel(before: Evaluation, after: Evaluation, changed: int) -> dict[str, Any]:
+    """The scores of the same answers against the labels as they were."""
+    sentence = (
+        f"Labels of {changed:,} of the {after.n:,} images that judge it were corrected: "
+        f"{headline(before)} before, {headline(after)} with the corrected labels. A model that "
+        "proposed the corrections gains by them, so the two are not scores of one test."
+    )
+    metrics = results.evaluation_json(before)["metrics"]
+    return {"changed": changed, "metrics": metrics, "sentence": sentence}
+
+
+def _what_more_would_bring(
+    prepared: Prepared, learned: Learned, settings: FitSettings
+) -> dict[str, Any]:
+    """The learning curve of a linear head on a frozen network, when there are minutes for it."""
+    chosen, dev = learned.verified.chosen, prepared.development
+    if settings.budget_min == 0 or learned.held_out is not None or chosen.hidden:
+        return {}
+    curve = learning_curve(
+        np.asarray(read(prepared, chosen, dev.rows), dtype=np.float32),
+        dev.labels,
+        dev.groups,
+        prepared.criterion,
+        learned.verified.trial.strength,
+        settings.seed,
+        CURVE_S,
+        threads(),
+    )
+    return {"learning_curve": curve_json(curve)}
+
+
+def doubts(prepared: Prepared, guarded: Guard) -> tuple[Suggestion, ...]:
+    """The images to learn from whose label, or which themselves, a person should look at."""
+    held, dataset = guarded.held, prepared.dataset
+    who = prepared.split.train[held.positions]
+    paths = [dataset.samples[i].path for i in who]
+    return suggest(paths, held.labels, dataset.classes, held.probabilities, guarded.strange)
+
+
+def held_out_csv(prepared: Prepared, guarded: Guard) -> str:
+    """held_out.csv: what `headstart evaluate` chooses thresholds on, one row per image to learn from."""
+    held, dataset, dev = guarded.held, prepared.dataset, prepared.development
+    answers = zip(held.positions, held.labels, held.groups, held.probabilities, strict=True)
+    rows = [
+        [
+            dataset.samples[prepared.split.train[position]].path,
+            dataset.classes[label],
+            group,
+            dev.hashes[position],
+            *(round(float(x), 9) for x in row),
+        ]
+        for position, label, group, row in answers
+    ]
+    return csv_text([*HELD_COLUMNS, *(f"p_{name}" for name in dataset.classes)], rows)
+
+
+def read_held_out(folder: Path, classes: Sequence[str]) -> tuple[ChosenOn, frozenset[str]] | None:
+    """The answers in held_out.csv of a run, and the contents of their images; None where there is no
+    such file, or one of other classes."""
+    file = folder / HELD_OUT
+    if not file.is_file():
+        return None
+    with file.open(newline="", encoding="utf-8") as text:
+        header, *rows = csv.reader(text)
+    if header != [*HELD_COLUMNS, *(csv_cell(f"p_{name}") for name in classes)] or not rows:
+        return None
+    column = {csv_cell(name): c for c, name in enumerate(classes)}
+    _, names, groups, contents, *p = zip(*rows, strict=True)
+    answers = np.array(p, dtype=np.float64).T
+    labels = np.array([column[name] for name in names])
+    known = ChosenOn(answers, labels, several(np.array(groups, dtype=np.int64)))
+    return known, frozenset(contents)
+
+
+def _beyond_scores(
+    prepared: Prepared,
+    learned: Learned,
+    guarded: Guard,
+    asked: Answered,
+    labels: NDArray[np.int64],
+    settings: FitSettings,
+) -> dict[str, Any]:
+    """Curves, operating points, prediction sets, false alarms: what evaluation.json holds besides."""
+    held, answers, classes = guarded.held, asked.probabilities[0], prepared.dataset.classes
+    tested = asked.folds is None
+    name = prepared.criterion.name
+    found = complete(
+        answers,
+        labels,
+        classes,
+        several(asked.groups),
+        ChosenOn(held.probabilities, held.labels, several(held.groups)) if tested else None,
+        settings.prevalence,
+        metric=name if name in SCORES else "accuracy",
+    )
+    features = None
+    if tested and guarded.unlike is not None:
+        features = np.asarray(read(prepared, learned.verified.chosen, prepared.test_rows))
+    return {
+        **complete_json(found),
+        "sets": sets_json(guarded, answers, labels, asked.groups, asked.folds, classes),
+        "unlike": unlike_json(guarded, features, asked.groups),
+    }
+
+
+def several(groups: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The groups [N], or None where every image is one of its own."""
+    return None if len(np.unique(groups)) == len(groups) else groups
+
+
 def _asked(
-    prepared: Prepared, learned: Learned, settings: FitSettings, run: Run, first: bool
+    prepared: Prepared,
+    learned: Learned,
+    guarded: Guard,
+    settings: FitSettings,
+    run: Run,
+    first: bool,
 ) -> Answered:
     parts = prepared.split
     if len(parts.test) and not first:
@@ -86,15 +249,13 @@ def _asked(
             run.note("test_set_scored", times)
         protocol = f"{parts.protocol}; scored once in this run, after every choice was made"
         answers = answer(prepared, learned, prepared.test_rows)[None]
-        return Answered(parts.test, parts.test_group, answers, protocol, False)
+        return Answered(parts.test, parts.test_group, answers, protocol, None)
     if len(parts.test):
-        trial = learned.verified.trial
-        everything = HeldOut(np.arange(len(parts.train)), trial.logits - trial.shift)
         protocol = (
             "cross-validation of the frozen candidate on the images to learn from, selection not "
             "nested; the test part has not been looked at yet"
         )
-        return _of_held_out(prepared, learned, everything, protocol)
+        return _of_held_out(prepared, guarded, protocol)
     if learned.held_out is not None:
         share = len(learned.held_out.positions) / len(parts.train)
         protocol = (
@@ -102,7 +263,7 @@ def _asked(
             "selection not nested, so by the luck of the choice a little too good; the model itself "
             "learned from all images"
         )
-        return _of_held_out(prepared, learned, learned.held_out, protocol)
+        return _of_held_out(prepared, guarded, protocol)
     nested = estimate(prepared, settings)
     run.write_json("nested.json", results.nested_json(nested, learned.verified))
     protocol = (
@@ -110,15 +271,14 @@ def _asked(
         "choice was made again without the images that were held out; the model itself learned from "
         "all of them, and is on average a little better than this"
     )
-    return Answered(parts.train, parts.group, nested.probabilities, protocol, True)
+    folds = prepared.development.folds
+    return Answered(parts.train, parts.group, nested.probabilities, protocol, folds)
 
 
-def _of_held_out(prepared: Prepared, learned: Learned, held: HeldOut, protocol: str) -> Answered:
-    parts = prepared.split
-    answers = softmax(held.logits, learned.temperature.value)[None]
-    return Answered(
-        parts.train[held.positions], parts.group[held.positions], answers, protocol, True
-    )
+def _of_held_out(prepared: Prepared, guarded: Guard, protocol: str) -> Answered:
+    held = guarded.held
+    who = prepared.split.train[held.positions]
+    return Answered(who, held.groups, held.probabilities[None], protocol, held.folds)
 
 
 def headline(evaluation: Evaluation) -> str:

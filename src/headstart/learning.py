@@ -211,6 +211,33 @@ def answer(prepared: Prepared, learned: Learned, rows: NDArray[np.int64]) -> NDA
     return softmax(learned.head.logits(x), learned.temperature.value)
 
 
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """Held-out answers of the recipe that is shipped, on the images that it learned from."""
+
+    positions: NDArray[np.int64]  # [M] among the development images
+    probabilities: NDArray[np.float64]  # [M, C] calibrated
+    labels: NDArray[np.int64]  # [M]
+    groups: NDArray[np.int64]  # [M]
+    folds: NDArray[np.int64]  # [M] at least two
+
+
+def out_of_fold(prepared: Prepared, learned: Learned) -> OutOfFold:
+    """What models that had not seen an image say of it, with the shift and temperature of the shipped one."""
+    dev, trial = prepared.development, learned.verified.trial
+    held = learned.held_out or HeldOut(np.arange(len(dev.labels)), trial.logits - trial.shift)
+    groups, folds = dev.groups[held.positions], dev.folds[held.positions]
+    if len(np.unique(folds)) < 2:  # one verifying fold: its groups are dealt into two
+        folds = np.unique(groups, return_inverse=True)[1] % 2
+    return OutOfFold(
+        held.positions,
+        softmax(held.logits, learned.temperature.value),
+        dev.labels[held.positions],
+        groups,
+        np.asarray(folds, dtype=np.int64),
+    )
+
+
 def refit(prepared: Prepared, learned: Learned, seed: int) -> Head | MlpHead:
     """The same head once more, from all images: the test part has done its duty."""
     order = [*prepared.split.train, *prepared.split.test]

@@ -23,6 +23,8 @@ from headstart.backbone.graph import TapGraph, tap_graph
 from headstart.data.sources import Dataset, read
 from headstart.data.table import PATTERN, read_table, with_groups
 from headstart.errors import RunFolderError, show
+from headstart.judge.complete import prevalences
+from headstart.judge.relabel import relabel
 from headstart.plan.criterion import choose_criterion
 from headstart.plan.decide import Facts, decide
 from headstart.run import Run, differences, existing_manifest, latest, next_free
@@ -70,6 +72,8 @@ def open_run(settings: FitSettings, command: str) -> Opened | Outcome:
         )
     dataset = read_data(settings)
     matter = {"command": command, **settings.that_matter(), "listing": listing(dataset)}
+    if settings.relabel is not None:
+        dataset, matter["relabel"] = with_corrected_labels(dataset, settings.relabel)
     if settings.resume and stored is None:
         say(f"nothing to resume in {show(folder)}: starting afresh")
     if stored is not None:
@@ -96,6 +100,7 @@ def can_be_done(settings: FitSettings, dataset: Dataset, graph: TapGraph) -> Non
     labels = np.array([sample.label for sample in dataset.samples])
     choose_criterion(settings.metric, labels, dataset.classes)
     parse_augment(settings.augment)
+    prevalences(settings.prevalence or {}, dataset.classes)
     nothing = Facts(0, "unclear", "", graph.stage_names, {}, 1, 1)
     decide(nothing, settings.case, settings.cut, settings.from_scratch)
 
@@ -146,6 +151,22 @@ def must_agree(stored: dict[str, Any], matter: dict[str, Any], folder: Path) -> 
             where=folder,
             do="Use the same settings, or a new folder with --out.",
         )
+
+
+def with_corrected_labels(dataset: Dataset, file: Path) -> tuple[Dataset, list[str]]:
+    """The data set with the labels of a corrected table, and what was changed: a resumed run must
+    have the same changes, wherever the table lies by now.
+
+    Raises:
+        DataError: see `relabel.relabel`.
+    """
+    found = relabel(dataset, file)
+    if found.changes:
+        corrected = results.counted(len(found.changes), "label")
+        say(f"{corrected} corrected by {show(file)}; the files stay where they are")
+    else:
+        say(f"{show(file)} corrects no label: they are all as in the data set")
+    return found.dataset, [f"{change.path}: {change.after}" for change in found.changes]
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from headstart.explain.stored import surgery_json
 from headstart.explain.surgery_diagram import classifier_parameters, plan_surgery
 from headstart.gallery import findings_gallery
 from headstart.gate import look_closer
+from headstart.guarding import Guard, guard
 from headstart.judge.calibration import softmax
 from headstart.judge.evaluate import Evaluation
 from headstart.judging import headline, judge
@@ -177,14 +178,16 @@ def ship(
         first: something better may follow, so the test part is not touched yet.
     """
     write_plan(prepared, learned, behind, settings, run, tell=not first)
+    with run.step("guard"):
+        guarded = guard(prepared, learned, settings.seed)
     with run.step("evaluate"):
-        evaluation = judge(prepared, learned, settings, run, first)
+        evaluation = judge(prepared, learned, guarded, settings, run, first)
     head = learned.head
     if settings.refit_all and len(prepared.split.test):
         with run.step("refit"):
             head = refit(prepared, learned, settings.seed)
     with run.step("bundle"):
-        bundle(prepared, learned, head, evaluation, run)
+        bundle(prepared, learned, head, evaluation, guarded, run)
     return evaluation
 
 
@@ -336,7 +339,12 @@ def random_control(prepared: Prepared, settings: FitSettings) -> Control | None:
 
 
 def bundle(
-    prepared: Prepared, learned: Learned, head: Head | MlpHead, evaluation: Evaluation, run: Run
+    prepared: Prepared,
+    learned: Learned,
+    head: Head | MlpHead,
+    evaluation: Evaluation,
+    guarded: Guard,
+    run: Run,
 ) -> dict[str, Any]:
     """Surgery and hand-over: the network that is left, the new head, and the proof that it works."""
     chosen, temperature = learned.verified.chosen, learned.temperature.value
@@ -362,7 +370,9 @@ def bundle(
     rows = prepared.development.rows[picked]
     expected = softmax(head.logits(read(prepared, chosen, rows)), temperature)
     card = results.model_card(description, evaluation, learned.measurement)
-    return write_bundle(run.model, graph, description, head, (pixels, expected), card)
+    return write_bundle(
+        run.model, graph, description, head, (pixels, expected), card, guarded.sets, guarded.unlike
+    )
 
 
 def problems(data: dict[str, Any]) -> bool:

@@ -385,7 +385,8 @@ def model_card(
         "Resizing, cropping and normalisation are inside. Confidence is calibrated by temperature "
         f"({description['temperature']:.3f}).",
         "",
-        "It answers with one of its classes for any picture, also for one that shows none of them.",
+        "It answers with one of its classes for any picture, also for one that shows none of them. As far"
+        " as it can tell, `headstart predict` marks such pictures (`unlike`, `set`).",
         "",
     ]
     return "\n".join(lines)

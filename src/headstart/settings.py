@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -37,6 +39,38 @@ def _a_name(value: object) -> object:
 
 
 UserPath = Annotated[Path, BeforeValidator(_a_name)]
+
+
+def _shares(value: object) -> object:
+    """`CLASS=SHARE`, several of them in a list or between commas; a name may hold both signs."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return value  # None, or a mapping from Python
+    shares: dict[str, str] = {}
+    for text in map(str, texts):
+        found = re.findall(r"(.+?)=([^=,]+)(?:,|$)", text)
+        if ",".join(f"{name}={share}" for name, share in found) != text:
+            raise ValueError("give CLASS=SHARE, for example melanoma=0.01")
+        for name, share in found:
+            if name in shares:
+                raise ValueError(f"the class {name} has two shares")
+            shares[name] = share
+    return shares or None
+
+
+def _below_one(shares: dict[str, float] | None) -> dict[str, float] | None:
+    if shares is not None:
+        if not all(0 < share < 1 for share in shares.values()):
+            raise ValueError("a share lies between 0 and 1")
+        if sum(shares.values()) > 1 + 1e-9:
+            raise ValueError("the shares add up to more than 1")
+    return shares
+
+
+Prevalence = Annotated[
+    dict[str, float] | None, BeforeValidator(_shares), AfterValidator(_below_one)
+]
+"""share of each class where the model is to be used"""
 
 
 class FitSettings(BaseModel):
@@ -68,6 +102,12 @@ class FitSettings(BaseModel):
     )
     budget: float | None = Field(
         None, description="minutes of wall clock; 0: one look only", ge=0, allow_inf_nan=False
+    )
+    prevalence: Prevalence = Field(
+        None, description="CLASS=SHARE where the model is to be used, for PPV and NPV"
+    )
+    relabel: UserPath | None = Field(
+        None, description="CSV with corrected labels: path,label, as suggestions.csv"
     )
     small_below: int = Field(1_000, description="fewer training images than this are small", ge=1)
     large_above: int = Field(10_000, description="this many training images are large", ge=1)

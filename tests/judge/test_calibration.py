@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -55,6 +57,17 @@ def test_stays_at_one_when_calibrated(seed: int) -> None:
     assert found.kept_at_one and found.value == 1
     assert found.nll_before == found.nll_after
     assert "kept at 1" in found.reason
+
+
+def test_a_gain_of_less_than_two_standard_errors_is_not_taken() -> None:
+    """On so few images the luck of the draw gains as much, and costs it on other images."""
+    logits, labels = drawn(2, 150, 3)
+    found = fit_temperature(1.5 * logits, labels, np.arange(150) % 5)
+    gain, error = (float(x) for x in re.findall(r"(?:gains|error) (\d\.\d+)", found.reason))
+    assert error < gain < 2 * error
+    assert found.value == 1
+    logits, labels = drawn(12, 150, 3)
+    assert fit_temperature(1.5 * logits, labels, np.arange(150) % 5).value > 1.5
 
 
 def test_stays_at_one_without_mistakes_or_folds() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from headstart.judge.evaluate import Evaluation, evaluate
-from headstart.judge.grouped import CROSS_VALIDATED, cross_validated, widened
+from headstart.judge.grouped import CROSS_VALIDATED, cross_validated, widened, wider
+from headstart.judge.influence import GROUPED, widening
+from headstart.judge.metrics import Metric
 
 
 def judged(seed: int, plants: int = 40, photos: int = 10) -> tuple[Evaluation, Evaluation]:
@@ -34,6 +36,32 @@ def test_the_interval_covers_what_other_plants_would_show() -> None:
         wide += accuracy(knowing)[0] <= 0.8 <= accuracy(knowing)[1]
     assert plain < 0.7 * 200
     assert wide >= 0.92 * 200
+
+
+def alike(seed: int, plants: int, photos: int, rho: float) -> tuple[Metric, Metric]:
+    """Accuracy where photos of a plant are right together (correlation rho): without, with groups."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(plants), photos)
+    labels = groups % 2
+    chance = rng.beta(0.8 * (1 / rho - 1), 0.2 * (1 / rho - 1), plants)[groups]
+    right = rng.random(len(groups)) < chance
+    p = np.full((len(labels), 2), 0.3)
+    p[np.arange(len(labels)), np.where(right, labels, 1 - labels)] = 0.7
+    found = evaluate(p, labels, ["a", "b"], "test part")
+    factor = widening("accuracy", p, labels, groups)
+    after = widened(found, p, labels, groups).metrics[0]
+    assert after == wider(found.metrics[0], factor, GROUPED)
+    return found.metrics[0], after
+
+
+def test_few_groups_get_an_interval_that_knows_how_few_they_are() -> None:
+    """The spread over eight plants is a guess: taken as it is, it covers 82 % (of 300 draws)."""
+    covered = 0
+    for seed in range(200):
+        _, after = alike(seed, plants=8, photos=10, rho=0.6)
+        assert after.low is not None and after.high is not None
+        covered += after.low <= 0.8 <= after.high
+    assert covered >= 0.92 * 200
 
 
 def test_without_groups_nothing_changes() -> None:

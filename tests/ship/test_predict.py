@@ -231,7 +231,10 @@ def test_every_format_holds_the_same_rows(toys: Any, tmp_path: Path, capsys: Any
     lines = [json.loads(line) for line in Path("c.JSONL").read_text().splitlines()]
     for row, line in zip(table(Path("a/b.csv")), lines, strict=True):
         assert list(row) == list(line)
-        assert row == {key: "" if v is None else str(v) for key, v in line.items()}
+        told = {True: "true", False: "false", None: ""}
+        assert row == {
+            key: told[v] if v is None or isinstance(v, bool) else str(v) for key, v in line.items()
+        }
     assert list(Path("a").iterdir()) == [Path("a/b.csv")]
 
 

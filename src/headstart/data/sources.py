@@ -43,13 +43,15 @@ class Sample:
     """One file that should be an image.
 
     path is relative to the data set's root, with forward slashes; `split` is the user's own split
-    (train, val, test) or None; `group` ties images together that must not be separated.
+    (train, val, test) or None; `group` ties images together that must not be separated; `was` is the
+    label before it was corrected, None where it was not.
     """
 
     path: str
     label: int
     split: str | None = None
     group: str | None = None
+    was: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

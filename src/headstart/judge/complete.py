@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -33,6 +33,9 @@ from headstart.judge.subgroups import Subgroups
 TARGETS = (Target(SENSITIVITY, 0.90), Target(SENSITIVITY, 0.95), Target(SPECIFICITY, 0.95))
 MOST_CLASSES = 20
 """with more, a curve and three thresholds for each would be read by nobody"""
+
+
+Unseen = Literal["unseen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def complete(
     labels: ArrayLike,
     classes: Sequence[str],
     groups: NDArray[Any] | None = None,
-    chosen_on: ChosenOn | None = None,
+    chosen_on: ChosenOn | Unseen | None = None,
     prevalence: Mapping[str, float] | None = None,
     by: Mapping[str, Sequence[object]] | None = None,
     metric: str = "accuracy",
@@ -78,7 +81,8 @@ def complete(
         groups: group [N] of each image, when images of one group are not independent.
         chosen_on: what thresholds are chosen on, when the images are a test part. None: the answers
             are those of a cross-validation; thresholds are cross-fitted, and every interval is
-            `grouped.CROSS_VALIDATED` times as wide.
+            `grouped.CROSS_VALIDATED` times as wide. "unseen": the images are new to the model, but
+            there are no others to choose thresholds on; only what is cross-fitted is wider.
         prevalence: share of each class where the model is to be used, for those whose PPV and NPV
             are wanted.
         by: columns, each with one value per image.
@@ -93,7 +97,7 @@ def complete(
     (2, 6, 'camera')
     """
     truth, p = check_inputs(labels, probabilities)
-    shares = _shares(prevalence or {}, classes)
+    shares = prevalences(prevalence or {}, classes)
     wider_by = CROSS_VALIDATED if chosen_on is None else 1.0
     parts = tuple(
         subgroups.subgroups(column, values, p, truth, groups, metric, wider_by)
@@ -102,7 +106,8 @@ def complete(
     if len(classes) > MOST_CLASSES:
         note = f"No curves and operating points of single classes: {len(classes)} are too many."
         return Judgement((), (), parts, (note,))
-    known = None if chosen_on is None else check_inputs(chosen_on.labels, chosen_on.probabilities)
+    others = chosen_on if isinstance(chosen_on, ChosenOn) else None
+    known = None if others is None else check_inputs(others.labels, others.probabilities)
     points = []
     for c, name in enumerate(classes):
         judged = Scores(*against_rest(p, truth, [c]), groups)
@@ -110,16 +115,23 @@ def complete(
             with contextlib.suppress(DataError):  # each point says so itself
                 judged = replace(judged, folds=crossing_folds(judged))
         before = None
-        if known is not None and chosen_on is not None:
-            before = Scores(*against_rest(known[1], known[0], [c]), chosen_on.groups)
+        if known is not None and others is not None:
+            before = Scores(*against_rest(known[1], known[0], [c]), others.groups)
         points += [
             operating_point(name, target, judged, before, shares.get(name)) for target in TARGETS
         ]
     return Judgement(class_curves(p, truth, classes, groups, wider_by), tuple(points), parts, ())
 
 
-def _shares(prevalence: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
-    """The prevalence of every class that has one; of two classes the other has the rest."""
+def prevalences(prevalence: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+    """The prevalence of every class that has one; of two classes the other has the rest.
+
+    Raises:
+        ArgumentError: a prevalence of no class; the nearest one is offered.
+
+    >>> prevalences({"cat": 0.25}, ["cat", "dog"])
+    {'cat': 0.25, 'dog': 0.75}
+    """
     strange = [name for name in prevalence if name not in classes]
     if strange:
         raise ArgumentError(

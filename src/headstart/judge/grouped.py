@@ -2,7 +2,11 @@
 
 N images, C classes. The intervals of `metrics` take images as independent. Where they are not, the
 variance over groups is compared with that over images (the design effect, Kish 1965, section 5.4),
-and the interval is widened by its root. It is never made narrower.
+and the interval is widened by its root. It is never made narrower. With few groups that variance is
+itself a guess, so it starts from that of groups whose images are all alike, and Student's quantile
+takes the place of the normal one (`influence.widening`): simulated at correlations of .2 and .6
+within groups, intervals cover .980 and .970 on average, .960 and .947 at worst; by the ratio of the
+two standard errors alone it was .948 and .922, .926 and .811.
 """
 
 from __future__ import annotations
@@ -13,11 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.judge.evaluate import Evaluation
+from headstart.judge.influence import GROUPED, widening
 from headstart.judge.metrics import Metric
-from headstart.plan.criterion import Criterion, evaluate, log_softmax
-
-LIKE = {"accuracy": "accuracy", "balanced_accuracy": "balanced_accuracy", "auc": "auc"}
-"""scores whose own influences are known; the others widen as accuracy does"""
 
 CROSS_VALIDATED = 1.3
 """105 of 120 plain intervals covered what unseen images showed (three sets, 100 and 300 images:
@@ -33,13 +34,10 @@ def widened(
     """The scores of probabilities [N, C] with intervals that know the groups [N] of the images."""
     if len(np.unique(groups)) == len(groups):
         return evaluation
-    log_p = log_softmax(np.log(np.maximum(probabilities, 1e-12)))
 
     def widen(metric: Metric) -> Metric:
-        kind = "log_loss" if metric.name == "log_loss" else LIKE.get(metric.name, "accuracy")
-        found = evaluate(Criterion(kind, kind), log_p, labels)
-        factor = found.se(groups) / found.se() if found.se() > 0 else 1.0
-        return wider(metric, factor, "images of one group count as one draw")
+        factor = widening(metric.name, probabilities, labels, groups)
+        return wider(metric, factor, GROUPED)
 
     return replace(evaluation, metrics=tuple(widen(metric) for metric in evaluation.metrics))
 

@@ -72,7 +72,7 @@ def relabel(dataset: Dataset, file: Path, test: Collection[str] = ()) -> Relabel
     for i, after in sorted(chosen.items()):
         sample = samples[i]
         if sample.label != after:
-            samples[i] = replace(sample, label=after)
+            samples[i] = replace(sample, label=after, was=sample.label)
             tested = sample.split == "test" or sample.path in test
             names = dataset.classes[sample.label], dataset.classes[after]
             changes.append(Change(sample.path, *names, tested))

@@ -139,7 +139,19 @@ def false_alarms(unlike: Unlike, features: ArrayLike, groups: ArrayLike | None =
     Raises:
         ArgumentError: see `strangeness`; no image.
     """
-    flagged = (strangeness(unlike, features) > 1).astype(np.float64)
+    return flagged_share(strangeness(unlike, features) > 1, groups)
+
+
+def flagged_share(flags: ArrayLike, groups: ArrayLike | None = None) -> Metric:
+    """The share of images [N] that are flagged, every group weighing one, with Wilson's interval.
+
+    Raises:
+        ArgumentError: no image.
+
+    >>> flagged_share([True, False, False], [0, 1, 1]).value
+    0.5
+    """
+    flagged = np.asarray(flags, dtype=np.float64)
     if not len(flagged):
         raise ArgumentError("There are no images to look at")
     weight = group_weights(np.arange(len(flagged)) if groups is None else np.asarray(groups))

@@ -116,20 +116,72 @@ def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> 
     nested = evaluation["protocol"].startswith("nested")
     what = "images, each held out in turn" if nested else f"test {'image' if n == 1 else 'images'}"
     lines += ["", f"On {n:,} {what}, with 95 % intervals:"]
+    lines += _scores(evaluation, plan["metric"])
+    for key in ("before_relabel", "learning_curve"):
+        more = evaluation.get(key)
+        if (
+            more is not None and more.get("gain", 0) is not None
+        ):  # a curve that is not trusted: none
+            lines.append(show(more["sentence"]))
+    lines += [*_remarks(plan), "", f"model:   {show(folder / 'model')}"]
+    if (folder / "report.html").exists():
+        lines.append(f"report:  {show(folder / 'report.html')}")
+    if (evaluation.get("suggestions") or {}).get("listed"):
+        lines.append(
+            f"look at: {show(folder / 'suggestions.csv')} (correct `label`, then fit --relabel)"
+        )
+    lines.append(f"next:    headstart predict {shlex.quote(show(folder))} photo.jpg")
+    return "\n".join(lines)
+
+
+def evaluation_text(folder: Path, evaluation: dict[str, Any]) -> str:
+    """What `headstart evaluate` found out: scores, the operating point, parts, readers."""
+    n, unread = evaluation["n"], len(evaluation["unreadable"])
+    lines = ["", f"On {n:,} new {'image' if n == 1 else 'images'}, with 95 % intervals:"]
+    lines += _scores(evaluation, evaluation["metric"])
+    lines += [show(part["sentence"]) for part in evaluation["subgroups"]]
+    lines += [show(study["sentence"]) for study in evaluation["readers"]]
+    more = (evaluation["sets"], evaluation["unlike"])
+    lines += [show(found["sentence"]) for found in more if found is not None]
+    if evaluation["learned_from"]:
+        lines.append(
+            f"! The model learned from {evaluation['learned_from']:,} of them: these scores are too good."
+        )
+    if unread:
+        lines.append(f"{unread:,} could not be read (listed in evaluation.json)")
+    lines += ["", f"stored:  {show(folder)}"]
+    return "\n".join(lines)
+
+
+def _scores(evaluation: dict[str, Any], driving: str) -> list[str]:
+    """The scores with their intervals, what drove the choices first, and what they can tell apart."""
+    lines = []
     by_name = {metric["name"]: metric for metric in evaluation["metrics"]}
-    names = dict.fromkeys((plan["metric"], *SHOWN))  # what drove the choices comes first
+    names = dict.fromkeys((driving, *SHOWN))  # what drove the choices comes first
     for metric in (by_name[name] for name in names if name in by_name):
         value = "undefined" if metric["value"] is None else f"{metric['value']:.3f}"
         if metric["low"] is not None and metric["high"] is not None:
             value += f"  [{metric['low']:.3f}, {metric['high']:.3f}]"
         lines.append(f"  {_words(metric['name']):<18} {value}")
+    lines += _called(evaluation)
     if "resolvable" in evaluation:
         lines.append(show(evaluation["resolvable"]["sentence"]))
-    lines += [*_remarks(plan), "", f"model:   {show(folder / 'model')}"]
-    if (folder / "report.html").exists():
-        lines.append(f"report:  {show(folder / 'report.html')}")
-    lines.append(f"next:    headstart predict {shlex.quote(show(folder))} photo.jpg")
-    return "\n".join(lines)
+    return lines
+
+
+def _called(evaluation: dict[str, Any]) -> list[str]:
+    """Of two classes, what a threshold reaches for the rarer one (as far as that is known, else the
+    second): the strictest that the images support, or why there is none."""
+    points = evaluation.get("operating", [])
+    share = {p["name"]: 0.5 for p in points}
+    share |= {p["name"]: p["prevalence"] for p in points if p.get("prevalence")}
+    if len(share) != 2:
+        return []
+    name = min(reversed(share), key=share.__getitem__)
+    mine = [p for p in points if p["name"] == name and p["target"]["rate"] == "sensitivity"]
+    made = [p for p in mine if not p["refused"]]
+    chosen = max(made, key=lambda p: p["target"]["value"]) if made else mine[0]
+    return [show(chosen["sentence"])]
 
 
 def _remarks(plan: dict[str, Any]) -> list[str]:

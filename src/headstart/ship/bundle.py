@@ -26,6 +26,8 @@ from headstart.backbone.features import open_session
 from headstart.backbone.graph import SPREAD, TapGraph
 from headstart.data.images import Preprocess
 from headstart.errors import ArgumentError, BundleError, InternalError, from_os, show
+from headstart.judge.conformal import SetRule, sets_from_json, sets_to_json
+from headstart.judge.unlike import Unlike, unlike_arrays, unlike_from_arrays
 from headstart.plan.decide import Candidate
 from headstart.run import atomic_write, sync_folder
 from headstart.train.head import Head
@@ -35,6 +37,8 @@ FORMAT = "headstart-bundle"
 FORMAT_VERSION = 1
 HASHED = ("model.onnx", "model.safetensors")
 DESCRIPTION = "headstart.json"
+FEATURES = "features"
+"""the network's second output: what the head reads"""
 PARITY_LIMIT = 1e-4
 """largest allowed difference in probability between the bundle and what was evaluated"""
 MAX_JSON_BYTES = 50_000_000
@@ -51,6 +55,10 @@ class Bundle:
     taps: tuple[str, ...]
     description: dict[str, Any]
     onnx: bytes
+    sets: SetRule | None = None
+    """which classes belong into an image's prediction set; older models have none"""
+    unlike: Unlike | None = None
+    """how far from the training images a new one may lie; older models do not know"""
 
 
 def describe(
@@ -103,6 +111,7 @@ def describe(
         "temperature": temperature,
         "input": "image: uint8 [N, H, W, 3], RGB, upright (EXIF orientation applied)",
         "output": "probabilities: float32 [N, C], in the order of classes",
+        "second_output": "features: float32 [N, D], what the head reads",
     }
 
 
@@ -122,12 +131,15 @@ def write_bundle(
     head: Head | MlpHead,
     check: tuple[NDArray[np.uint8], NDArray[np.float64]],
     card: str,
+    sets: SetRule | None = None,
+    unlike: Unlike | None = None,
 ) -> dict[str, Any]:
     """Write the bundle beside its place, prove it, then move it there in one step.
 
     Args:
         check: pixels uint8 [N, R, R, 3] of real images as `predict.wide` asks for them, and the
             probabilities [N, C] that were evaluated for them.
+        sets: the rule for prediction sets. unlike: what new images are compared with.
 
     Returns:
         the description as stored.
@@ -139,6 +151,10 @@ def write_bundle(
 
     from headstart.ship.onnx_graph import build
 
+    if sets is not None:
+        description = description | {"sets": sets_to_json(sets)}
+    tensors = _tensors(graph, description, head)
+    tensors |= {} if unlike is None else unlike_arrays(unlike)
     staging = _beside(folder)
     try:
         _remove_leftovers(folder)
@@ -151,7 +167,7 @@ def write_bundle(
             description["temperature"],
         )
         atomic_write(staging / "model.onnx", network)
-        atomic_write(staging / "model.safetensors", save(_tensors(graph, description, head)))
+        atomic_write(staging / "model.safetensors", save(tensors))
         difference = _prove(staging / "model.onnx", check)
         description = description | {"parity": difference, "checked_on": len(check[0])}
         description["sha256"] = {
@@ -224,7 +240,27 @@ def _read(folder: Path) -> Bundle:
         taps=tuple(description["head"]["reads"]),
         description=description,
         onnx=(folder / "model.onnx").read_bytes(),
+        sets=_sets(description),
+        unlike=_unlike(folder, description),
     )
+
+
+def _sets(description: dict[str, Any]) -> SetRule | None:
+    stored = description.get("sets")
+    return None if stored is None else sets_from_json(stored, len(description["classes"]))
+
+
+def _unlike(folder: Path, description: dict[str, Any]) -> Unlike | None:
+    """The bank of images among the tensors, of which only it is read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / "model.safetensors", framework="numpy") as stored:
+            names = [name for name in stored.keys() if name.startswith("unlike.")]
+            arrays = {name: stored.get_tensor(name) for name in names}
+    except SafetensorError as cause:
+        raise ValueError(f"model.safetensors cannot be read: {cause}") from cause
+    return unlike_from_arrays(arrays, description["head"]["inputs"]) if arrays else None
 
 
 def _damaged(path: Path, why: str) -> BundleError:

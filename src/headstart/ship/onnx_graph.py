@@ -2,8 +2,10 @@
 
 N images, H W px, S side of the network's input in px, D feature width, C classes.
 
-    image uint8 [N, H, W, 3]  ->  probabilities float32 [N, C]
+    image uint8 [N, H, W, 3]  ->  probabilities float32 [N, C], features float32 [N, D]
 
+The features are what the head reads, and are computed for it anyway: as a second output they cost
+a copy of a few kilobytes per image.
 Stages that the head does not read are cut off for good, so an early cut really is smaller and
 faster. Resizing happens on uint8, where ONNX's cubic filter equals Pillow's within a grey level.
 Our own values are named under `headstart/`, so that no stage's name can be one of them.
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from headstart.data.images import Preprocess
+from headstart.ship.bundle import FEATURES
 from headstart.train.head import Head
 from headstart.train.mlp import MlpHead
 
@@ -45,7 +48,10 @@ def build(
     whole = onnx.load(str(tap_graph))
     body = onnx.utils.Extractor(whole).extract_model(["image"], list(taps))
     graph = body.graph
-    _rename_input(graph, "image", PIXELS)
+    _rename(graph, "image", PIXELS)
+    for name in ("probabilities", FEATURES):  # a stage may be called so
+        _rename(graph, name, f"{OWN}stage.{name}")
+    taps = [f"{OWN}stage.{tap}" if tap in ("probabilities", FEATURES) else tap for tap in taps]
     before, constants = _preprocessing(preprocess)
     after, weights = _head_nodes(taps, head, temperature)
     nodes = [*before, *graph.node, *after]
@@ -60,17 +66,24 @@ def build(
     graph.output.append(
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(head.bias)])
     )
+    width = (head.hidden_weight if isinstance(head, MlpHead) else head.weight).shape[1]
+    graph.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["N", width]))
     graph.name = "headstart"
     body.producer_name, body.producer_version, body.doc_string = "headstart", "", ""
     onnx.checker.check_model(body)
     return bytes(body.SerializeToString(deterministic=True))
 
 
-def _rename_input(graph: Any, old: str, new: str) -> None:
+def _rename(graph: Any, old: str, new: str) -> None:
+    """Give a value another name, wherever it is made or read."""
     for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name == old:
-                node.input[i] = new
+        for values in (node.input, node.output):
+            for i, name in enumerate(values):
+                if name == old:
+                    values[i] = new
+    for stored in (*graph.initializer, *graph.value_info):
+        if stored.name == old:
+            stored.name = new
 
 
 def _constant(name: str, values: Sequence[int]) -> Any:
@@ -199,14 +212,12 @@ def _head_nodes(
     taps: Sequence[str], head: Head | MlpHead, temperature: float
 ) -> tuple[list[Any], list[Any]]:
     node = helper.make_node
-    features, logits, calibrated, warmth = (
-        OWN + name for name in ("features", "logits", "calibrated", "temperature")
-    )
-    nodes = []
+    logits, calibrated, warmth = (OWN + name for name in ("logits", "calibrated", "temperature"))
     if len(taps) > 1:
-        nodes.append(node("Concat", list(taps), [features], axis=1))
+        nodes = [node("Concat", list(taps), [FEATURES], axis=1)]
     else:
-        features = taps[0]
+        nodes = [node("Identity", list(taps), [FEATURES])]
+    features = FEATURES
     stored = {OWN + name: values for name, values in head_tensors(head).items()}
     if isinstance(head, MlpHead):
         weight, bias = OWN + "head.hidden.weight", OWN + "head.hidden.bias"

@@ -22,8 +22,10 @@ from headstart.data.images import ImageRefused, Preprocess, load_pixels
 from headstart.data.sources import image_files
 from headstart.errors import ArgumentError, BundleError, require, told
 from headstart.files import csv_text, strict, sync_folder, temporary
+from headstart.judge.conformal import predict_sets
+from headstart.judge.unlike import strangeness
 from headstart.parallel import ordered_map
-from headstart.ship.bundle import Bundle, read_bundle
+from headstart.ship.bundle import FEATURES, Bundle, read_bundle
 
 ROWS_PER_GROUP = 8192
 
@@ -38,6 +40,10 @@ class Prediction:
     probabilities: tuple[float, ...] | None
     """[C], in the order of the model's classes"""
     error: str | None
+    possible: tuple[str, ...] | None = None
+    """the prediction set: with the stated coverage the right class is among these; None: the model has none"""
+    unlike: bool | None = None
+    """whether the picture is unlike all that the model learned from; None: the model cannot tell"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,14 @@ class Model:
 
     bundle: Bundle
     session: Any
+    tells_features: bool
+    """whether the network has the second output; those of older models have not"""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of its tables beyond those of every model."""
+        known = {"set": self.bundle.sets, "unlike": self.bundle.unlike}
+        return tuple(name for name, there in known.items() if there is not None)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -73,10 +87,31 @@ class Model:
             pixels, _ = load_pixels(path, wide(self.bundle.preprocess))
         except ImageRefused as refused:
             return Prediction(str(path), None, None, None, f"{refused.reason}: {refused.detail}")
-        row = self.probabilities(pixels[None])[0]
+        return self.answered(path, pixels)[0]
+
+    def answered(
+        self, path: Path, pixels: NDArray[np.uint8]
+    ) -> tuple[Prediction, NDArray[np.float32] | None]:
+        """The answer for one image's pixels [H, W, 3], and the features [D] that the head read of it
+        (None: an older model, which does not tell)."""
+        image = {"image": pixels[None]}
+        if self.tells_features:
+            rows, features = self.session.run(["probabilities", FEATURES], image)
+        else:
+            rows, features = self.probabilities(pixels[None]), None
+        row, sets, unlike = rows[0], self.bundle.sets, None
+        if self.bundle.unlike is not None and features is not None:
+            unlike = bool(strangeness(self.bundle.unlike, features)[0] > 1)
+        possible = None
+        if sets is not None:
+            inside = predict_sets(sets, rows)[0]
+            possible = tuple(np.array(self.classes, dtype=object)[inside].tolist())
         best = int(row.argmax())
         values = tuple(float(p) for p in row)
-        return Prediction(str(path), self.classes[best], values[best], values, None)
+        found = Prediction(
+            str(path), self.classes[best], values[best], values, None, possible, unlike
+        )
+        return found, None if features is None else features[0]
 
 
 def load(path: str | Path) -> Model:
@@ -102,7 +137,7 @@ def load(path: str | Path) -> Model:
             "The network of this model does not fit its classes", where=bundle.folder,
             do="Copy the model again, or train it again.",
         )  # fmt: skip
-    return Model(bundle, session)
+    return Model(bundle, session, FEATURES in shapes)
 
 
 def wide(preprocess: Preprocess) -> Preprocess:
@@ -147,11 +182,19 @@ def expand(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def write_predictions(
-    predictions: Iterable[Prediction], classes: Sequence[str], out: Path | None, stdout: IO[str]
+    predictions: Iterable[Prediction],
+    classes: Sequence[str],
+    out: Path | None,
+    stdout: IO[str],
+    columns: Sequence[str] = (),
 ) -> tuple[int, int]:
     """Stream predictions to stdout as CSV, or to a file by its ending (.csv .jsonl .parquet).
 
     A file appears under its name only when it is whole.
+
+    Args:
+        columns: `Model.columns`: `set`, the prediction set with `|` between its classes (one within a
+            name is written `\\|`), and `unlike`, true or false.
 
     Returns:
         how many were answered, how many could not be read.
@@ -166,7 +209,7 @@ def write_predictions(
             yield prediction
 
     if out is None:
-        _stream_csv(counted(), classes, stdout)
+        _stream_csv(counted(), classes, columns, stdout)
         return answered, failed
     check_out(out)
     write = WRITERS[out.suffix.casefold()]
@@ -175,7 +218,7 @@ def write_predictions(
         with told("Could not write the predictions", out):
             out.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                write(counted(), classes, file)
+                write(counted(), classes, columns, file)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(out)
@@ -198,48 +241,82 @@ def check_out(out: Path) -> None:
         require("pyarrow", "data", "Writing Parquet")
 
 
-def header(classes: Sequence[str]) -> list[str]:
+def header(classes: Sequence[str], columns: Sequence[str] = ()) -> list[str]:
     """Columns of a table of predictions."""
-    return ["path", "predicted", "confidence", *(f"p_{name}" for name in classes), "error"]
+    return [
+        "path",
+        "predicted",
+        "confidence",
+        *(f"p_{name}" for name in classes),
+        *columns,
+        "error",
+    ]
 
 
-def _cells(prediction: Prediction, classes: Sequence[str]) -> list[Any]:
+def _cells(
+    prediction: Prediction, classes: Sequence[str], columns: Sequence[str]
+) -> list[str | float | bool | None]:
     if prediction.probabilities is None:
-        return [prediction.path, None, None, *(None for _ in classes), prediction.error]
+        return [
+            prediction.path,
+            None,
+            None,
+            *(None for _ in (*classes, *columns)),
+            prediction.error,
+        ]
     probabilities = [round(p, 6) for p in prediction.probabilities]
-    return [prediction.path, prediction.predicted, max(probabilities), *probabilities, None]
+    names = (name.replace("|", "\\|") for name in prediction.possible or ())
+    more = {"set": "|".join(names), "unlike": prediction.unlike}
+    return [
+        prediction.path,
+        prediction.predicted,
+        max(probabilities),
+        *probabilities,
+        *(more[name] for name in columns),
+        None,
+    ]
 
 
-def _stream_csv(predictions: Iterable[Prediction], classes: Sequence[str], file: IO[str]) -> None:
-    file.write(csv_text(header(classes), []))
+def _stream_csv(
+    predictions: Iterable[Prediction], classes: Sequence[str], columns: Sequence[str], file: IO[str]
+) -> None:
+    file.write(csv_text(header(classes, columns), []))
     for prediction in predictions:
-        file.write(csv_text(_cells(prediction, classes), []))
+        cells = _cells(prediction, classes, columns)
+        # A truth value is a word of JSON here too: the same in every kind of file.
+        words = [json.dumps(cell) if isinstance(cell, bool) else cell for cell in cells]
+        file.write(csv_text(words, []))  # type: ignore[arg-type]
         file.flush()  # whoever reads along sees every answer at once
 
 
-def _stream_jsonl(predictions: Iterable[Prediction], classes: Sequence[str], file: IO[str]) -> None:
-    names = header(classes)
+def _stream_jsonl(
+    predictions: Iterable[Prediction], classes: Sequence[str], columns: Sequence[str], file: IO[str]
+) -> None:
+    names = header(classes, columns)
     for prediction in predictions:
-        row = dict(zip(names, _cells(prediction, classes), strict=True))
+        row = dict(zip(names, _cells(prediction, classes, columns), strict=True))
         file.write(json.dumps(strict(row), ensure_ascii=False) + "\n")
 
 
 def _stream_parquet(
-    predictions: Iterable[Prediction], classes: Sequence[str], file: IO[str]
+    predictions: Iterable[Prediction], classes: Sequence[str], columns: Sequence[str], file: IO[str]
 ) -> None:
     """In groups of rows, so that memory does not grow with the number of images."""
     import pyarrow
     import pyarrow.parquet
 
     text, number = pyarrow.string(), pyarrow.float64()
-    kinds = [text, text, number, *(number for _ in classes), text]
-    schema = pyarrow.schema(list(zip(strict(header(classes)), kinds, strict=True)))
+    more = {"set": text, "unlike": pyarrow.bool_()}
+    kinds = [text, text, number, *(number for _ in classes), *(more[c] for c in columns), text]
+    schema = pyarrow.schema(list(zip(strict(header(classes, columns)), kinds, strict=True)))
     found = iter(predictions)
     with pyarrow.parquet.ParquetWriter(file.buffer, schema) as writer:  # type: ignore[attr-defined]
-        while rows := [_cells(p, classes) for p in itertools.islice(found, ROWS_PER_GROUP)]:
-            columns = zip(*strict(rows), strict=True)
+        while rows := [
+            _cells(p, classes, columns) for p in itertools.islice(found, ROWS_PER_GROUP)
+        ]:
             arrays = [
-                pyarrow.array(column, kind) for column, kind in zip(columns, kinds, strict=True)
+                pyarrow.array(column, kind)
+                for column, kind in zip(zip(*strict(rows), strict=True), kinds, strict=True)
             ]
             writer.write_table(pyarrow.table(arrays, schema=schema))
 

@@ -1,0 +1,361 @@
+"""The four cases to the letter, all stages and partial tuning, on the same held-out images.
+
+The run is prepared as fit prepares it. Everything that a strategy chooses it chooses without the
+verifying folds, which then judge all of them: the frozen ones by heads on the features that are
+there, the others by the trainings of `retraining`, which go on after a stop.
+
+n held-out images, C classes, J verifying folds of K.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from headstart.backbone.device import detect_device
+from headstart.backbone.features import _compute, _onnx_runner, _torch_runner
+from headstart.backbone.graph import TapGraph
+from headstart.budgeting import PARTIAL_BELOW
+from headstart.compared import (
+    Tried,
+    answers_csv,
+    compare_csv,
+    compare_json,
+    head_start,
+    ready,
+    score_of,
+)
+from headstart.data.split import assign_folds
+from headstart.errors import ArgumentError, DataError, TrainingError
+from headstart.learning import Prepared, cross_validate, read, readable, subset, train
+from headstart.opening import Outcome, open_run, say, working
+from headstart.pipeline import prepare
+from headstart.plan.criterion import Value, evaluate, log_softmax
+from headstart.plan.decide import Candidate, Strategy, frozen_candidates
+from headstart.plan.measure import Development
+from headstart.plan.steps import Planned, Way
+from headstart.plan.verify import Trial, Verified
+from headstart.retraining import verify_one
+from headstart.run import Run, atomic_write
+from headstart.settings import FitSettings, fit_settings, threads
+from headstart.train.head import Head
+from headstart.train.mlp import MlpHead
+from headstart.training import (
+    Start,
+    choose_augmentations,
+    head_from,
+    kind_of,
+    prepare_training,
+    recipe_of,
+    training_folder,
+    verifying_folds,
+)
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+MOST_FOLDS = 5
+SIXTEENTHS = (1, 2, 4, 8)
+"""sizes of the learning curve, beside the whole"""
+DRAWS, MANY = 3, 5_000
+"""of every size; from so many images on one draw is enough, and three would take long"""
+TIMED = 32
+"""images on which the speed of a pass is measured"""
+
+
+class CompareSettings(FitSettings):
+    """Everything `headstart compare` can be told: as for fit, with nothing forced."""
+
+    folds: int = Field(1, description="verifying folds that judge", ge=1, le=MOST_FOLDS)
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> CompareSettings:
+        """Here --epochs and --augment need no forced case; the rest `fit_settings` has checked."""
+        return self
+
+
+def compare_settings(values: Mapping[str, Any]) -> CompareSettings:
+    """Build CompareSettings from plain values.
+
+    Raises:
+        ArgumentError: an unknown key, a wrong type, a contradiction.
+
+    >>> compare_settings({"data": "photos", "epochs": 3}).folds
+    1
+    """
+    own = {key: values[key] for key in ("folds", "epochs", "augment") if key in values}
+    shared = fit_settings({key: value for key, value in values.items() if key not in own})
+    try:
+        return CompareSettings(**{**shared.model_dump(), **own})
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        raise ArgumentError(
+            f"--{first['loc'][0]}: {first['msg']}",
+            received=first["input"],
+            do="See headstart compare --help.",
+        ) from cause
+
+
+def compare(settings: CompareSettings) -> Outcome:
+    """Do every strategy and compare; writes compare.json, compare.csv, compare_answers.csv and a page."""
+    opened = open_run(settings, "compare")
+    if isinstance(opened, Outcome):
+        page(opened)
+        return opened
+    with working(opened.run) as run:
+        prepared = prepare(settings, opened)
+        dev = prepared.development
+        folds = verifying_folds(dev.labels, dev.folds)[: settings.folds]
+        held = np.sort(np.concatenate([np.flatnonzero(dev.folds == k) for k in folds]))
+        say(f"comparing on {len(held):,} held-out images")
+        with run.step("frozen"):
+            frozen = _frozen(prepared, folds, settings)
+        with run.step("train"):
+            trained, left_out, notes = _trained(prepared, folds, held, settings, run)
+        tried = sorted([*frozen, *trained], key=lambda one: one.case or 9)
+        with run.step("images"):
+            curves = _curves(prepared, folds[0], held, frozen, settings)
+        first = np.isin(held, np.flatnonzero(dev.folds == folds[0]))
+        found = head_start(
+            prepared, held[first], [one.only(first) for one in tried], curves, settings.seed
+        )
+        stored = compare_json(prepared, held, tried, folds, settings.seed)
+        stored |= {"head_start": found, "left_out": left_out, "notes": [*stored["notes"], *notes]}
+        run.write_json("compare.json", stored)
+        run.write_text("compare.csv", compare_csv(stored))
+        run.write_text("compare_answers.csv", answers_csv(prepared, held, tried))
+        shutil.rmtree(run.folder / "training", ignore_errors=True)
+        run.finish("done")
+    page(Outcome(run.folder))
+    return Outcome(run.folder)
+
+
+def page(outcome: Outcome) -> None:
+    """compare.html, from what is stored."""
+    from headstart.ship.compare_page import render_comparison
+
+    if not (outcome.already_done and (outcome.folder / "compare.html").exists()):
+        atomic_write(outcome.folder / "compare.html", render_comparison(outcome.folder))
+
+
+# -- frozen strategies ---------------------------------------------------------------------------
+
+
+def _frozen(prepared: Prepared, folds: Sequence[int], settings: CompareSettings) -> list[Tried]:
+    """Cases 1 and 2 to the letter, and all stages: heads that learned without the fold."""
+    candidates = frozen_candidates(prepared.graph.stage_names)
+    per_image = _pass_s(prepared, prepared.graph, settings)
+    found = []
+    for strategy in ("head_top", "head_cut", "all_stages"):
+        # Case 2 keeps at most half of the stages; which of them, the training part says.
+        some = [
+            c
+            for c in candidates
+            if c.strategy == strategy and (strategy != "head_cut" or c.case == 2)
+        ]
+        found.append(_frozen_one(prepared, some, folds, per_image, settings))
+        one = found[-1]
+        say(f"{one.name}: {one.seconds:.1f} s")
+    return found
+
+
+def _frozen_one(
+    prepared: Prepared,
+    candidates: Sequence[Candidate],
+    folds: Sequence[int],
+    per_image_s: float,
+    settings: CompareSettings,
+) -> Tried:
+    dev, criterion = prepared.development, prepared.criterion
+    positions, logits, train_scores, seconds, cuts = [], [], [], [], []
+    for fold in folds:
+        learn, valid = np.flatnonzero(dev.folds != fold), np.flatnonzero(dev.folds == fold)
+        part = subset(dev, learn, settings.seed)
+        began = time.perf_counter()
+        trials = [cross_validate(prepared, part, c, settings.seed, threads()) for c in candidates]
+        best = max(
+            range(len(trials)),
+            key=lambda k: (trials[k].score.value, -float(trials[k].loss.mean())),
+        )
+        candidate = candidates[best]
+        head = _head(prepared, candidate, trials[best], part, settings.seed)
+        seconds.append(time.perf_counter() - began + per_image_s * len(learn))
+        fitted = head.logits(read(prepared, candidate, part.rows)).astype(np.float64)
+        train_scores.append(evaluate(criterion, log_softmax(fitted), part.labels).value)
+        positions.append(valid)
+        logits.append(head.logits(read(prepared, candidate, dev.rows[valid])))
+        cuts.append(candidate.cut)
+    order = np.argsort(np.concatenate(positions))
+    held = np.concatenate(positions)[order]
+    one, cut = candidates[0], ", ".join(dict.fromkeys(c for c in cuts if c is not None)) or None
+    return Tried(
+        name=one.strategy if cut is None or ", " in cut else f"{one.strategy}@{cut}",
+        strategy=one.strategy,
+        cut=cut,
+        size_px=prepared.graph.preprocess.size_px,
+        # A head's shift for rare classes was chosen without the fold, and is in its bias.
+        logits=ready(
+            prepared, held, np.concatenate(logits)[order].astype(np.float64), shifted=True
+        ),
+        train_score=float(np.mean(train_scores)),
+        seconds=float(np.mean(seconds)),
+    )
+
+
+def _head(
+    prepared: Prepared, candidate: Candidate, trial: Trial, part: Development, seed: int
+) -> Head | MlpHead:
+    """The head on all images of a part, at the strength that the part has chosen."""
+    chosen = Verified(candidate, trial, (), (), ())
+    return train(prepared, chosen, part.rows, part.labels, seed)
+
+
+def _pass_s(prepared: Prepared, graph: TapGraph, settings: CompareSettings) -> float:
+    """Seconds per image of one pass, measured: what is cached has cost time once, too."""
+    paths, hashes = readable(prepared)
+    work = list(zip(hashes, paths, strict=True))[:: max(1, len(paths) // TIMED)][:TIMED]
+    run = _torch_runner(graph) if detect_device(settings.device) == "cuda" else _onnx_runner(graph)
+    began = time.perf_counter()
+    done = sum(1 for _ in _compute(run, work, graph.preprocess, threads()))
+    return (time.perf_counter() - began) / max(1, done)
+
+
+# -- strategies that train the network -----------------------------------------------------------
+
+
+def _trained(
+    prepared: Prepared, folds: Sequence[int], held: Int, settings: CompareSettings, run: Run
+) -> tuple[list[Tried], list[str], list[str]]:
+    """Cases 3 and 4 to the letter, and partial tuning; what is left out and why; notes."""
+    start = prepare_training(prepared, settings, training_folder(run))
+    start = replace(start, suited=choose_augmentations(start))
+    assert start.folds[: len(folds)] == tuple(folds)
+    learn, _ = start.apart(folds[0])
+    before = _start_s(start, learn, settings)
+    found, left_out = [], []
+    for way in _ways(start, settings, len(learn)):
+        if way.strategy == "partial" and way.through is None:
+            left_out.append("partial: no stage of this network leaves the last ones to be tuned.")
+            continue
+        try:
+            inner = verify_one(Planned(way, len(folds), 0.0, 0.0), start)
+        except TrainingError as error:
+            say(str(error))
+            left_out.append(f"{way.name}: {error}")
+            continue
+        assert np.array_equal(inner.positions, held)
+        found.append(
+            Tried(
+                name=way.name,
+                strategy=way.strategy,
+                cut=None,
+                size_px=way.size_px,
+                logits=ready(prepared, held, inner.logits, shifted=False),
+                train_score=inner.train_score,
+                seconds=inner.seconds / len(folds) + (0.0 if way.strategy == "scratch" else before),
+                epochs=inner.epochs,
+                start_score=inner.start_score,
+                start_s=0.0 if way.strategy == "scratch" else before,
+                steps_per_epoch=recipe_of(start, way).steps_per_epoch(len(learn)),
+            )
+        )
+    used = [row.operation for row in start.suited if row.used]
+    epochs = ", ".join(f"{one.name} {len(one.epochs)}" for one in found)
+    notes = [f"Trained with these variations of the images: {', '.join(used) or 'none'}."]
+    return found, left_out, [*notes, f"Epochs: {epochs}."] if found else notes
+
+
+def _ways(start: Start, settings: CompareSettings, n: int) -> list[Way]:
+    from headstart.train.recipe import epochs_for
+
+    graph = start.graph
+    work = graph.stages[-1].macs
+    boundary = next((s.name for s in graph.stages[:-1] if s.macs >= PARTIAL_BELOW * work), None)
+    names: tuple[Strategy, ...] = ("finetune", "scratch", "partial")
+    return [
+        Way(
+            f"{name}@{boundary}" if name == "partial" else name,
+            name,
+            graph.preprocess.size_px,
+            boundary if name == "partial" else None,
+            settings.epochs or epochs_for(kind_of(name), n),
+        )
+        for name in names
+    ]
+
+
+def _start_s(start: Start, learn: Int, settings: CompareSettings) -> float:
+    """Seconds until a pre-trained network can begin to learn: a pass, and the head to start from."""
+    per_image = _pass_s(start.prepared, start.graph, settings)
+    began = time.perf_counter()
+    head_from(start, learn)
+    return time.perf_counter() - began + per_image * len(learn)
+
+
+# -- fewer images --------------------------------------------------------------------------------
+
+
+def _curves(
+    prepared: Prepared, fold: int, held: Int, frozen: Sequence[Tried], settings: CompareSettings
+) -> dict[str, list[tuple[int, Value]]]:
+    """Scores of frozen strategies on one fold, from nested parts of the same training part."""
+    dev = prepared.development
+    valid = np.flatnonzero(dev.folds == fold)
+    whole = int((dev.folds != fold).sum())
+    by_strategy = {c.strategy: c for c in frozen_candidates(prepared.graph.stage_names)}
+    curves = {}
+    for one in frozen:
+        if one.strategy == "head_cut":
+            continue
+        all_of_them = score_of(prepared, valid, one.logits[np.isin(held, valid)])
+        points = _curve(prepared, by_strategy[one.strategy], fold, settings)
+        curves[one.name] = [*points, (whole, all_of_them)]
+    return curves
+
+
+def _curve(
+    prepared: Prepared, candidate: Candidate, fold: int, settings: CompareSettings
+) -> list[tuple[int, Value]]:
+    dev = prepared.development
+    learn, valid = np.flatnonzero(dev.folds != fold), np.flatnonzero(dev.folds == fold)
+    points = []
+    for size in SIXTEENTHS:
+        found, sizes = [], []
+        for draw in range(1 if len(learn) >= MANY else DRAWS):
+            some = learn[_sixteenths(dev, learn, settings.seed + 31 * (draw + 1)) < size]
+            if not _all_classes(dev, learn, some):
+                break
+            try:
+                part = subset(dev, some, settings.seed)
+            except DataError:  # too few groups of some class to choose a penalty with
+                break
+            trial = cross_validate(prepared, part, candidate, settings.seed, threads())
+            head = _head(prepared, candidate, trial, part, settings.seed)
+            answers = head.logits(read(prepared, candidate, dev.rows[valid])).astype(np.float64)
+            found.append(score_of(prepared, valid, ready(prepared, valid, answers, shifted=True)))
+            sizes.append(len(some))
+        else:
+            value = float(np.mean([one.value for one in found]))
+            influence = np.mean([one.influence for one in found], axis=0)
+            points.append((round(float(np.mean(sizes))), Value(value, influence)))
+    return [(n, value) for n, value in points if n < len(learn)]
+
+
+def _sixteenths(dev: Development, learn: Int, seed: int) -> Int:
+    """A number from 0 to 15 for each image: those below k are a nested, stratified part."""
+    groups = dev.groups[learn]
+    return assign_folds(dev.labels[learn], groups, min(16, len(np.unique(groups))), seed)
+
+
+def _all_classes(dev: Development, learn: Int, some: Int) -> bool:
+    """Whether a part holds two groups of every class: with fewer no penalty can be chosen."""
+    return all(
+        len(np.unique(dev.groups[some][dev.labels[some] == label])) > 1
+        for label in np.unique(dev.labels[learn])
+    )

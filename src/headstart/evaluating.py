@@ -1,0 +1,309 @@
+"""How good is a finished model on new labelled images? The judgement of `fit`, once more.
+
+Thresholds are those of the run, chosen on the held-out answers that it stored; a model without its
+run gets thresholds that are cross-fitted on the new images.
+
+N images, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart import results
+from headstart.data.images import ImageRefused, load_pixels
+from headstart.data.sources import Dataset, Sample
+from headstart.data.table import _read as read_rows
+from headstart.errors import ArgumentError, DataError, HeadstartError, RunFolderError, nearest, show
+from headstart.guarding import flagged_sentence, seen_json, sets_sentence
+from headstart.judge import readers as reading
+from headstart.judge.complete import Judgement, complete, prevalences
+from headstart.judge.complete import to_json as complete_json
+from headstart.judge.conformal import judge_sets, sets_to_json
+from headstart.judge.driving import with_driving
+from headstart.judge.evaluate import evaluate as evaluate_answers
+from headstart.judge.grouped import widened
+from headstart.judge.operating import OperatingPoint, Scores
+from headstart.judge.reader_table import Answered, Rated, image_path, read_readers
+from headstart.judge.subgroups import SCORES
+from headstart.judge.unlike import flagged_share
+from headstart.judging import read_held_out, several
+from headstart.opening import read_data, say, working
+from headstart.parallel import ordered_map, progress
+from headstart.plan.criterion import choose_criterion
+from headstart.run import Run, count_test_use, existing_manifest, next_free, read_json
+from headstart.settings import FitSettings, fit_settings, threads
+from headstart.ship.predict import Model, Prediction, load, wide
+
+Readings = Mapping[int, Answered | tuple[Rated, ...]]
+"""what people said, by the column of the class that they called"""
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """New images that could be read, and what the model says of them."""
+
+    samples: tuple[Sample, ...]  # N
+    answers: tuple[Prediction, ...]  # N
+    hashes: tuple[str, ...]  # N
+    unreadable: tuple[Prediction, ...]
+    classes: tuple[str, ...]
+    """of the data, by the labels of the samples"""
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """[N, C]"""
+        return np.array([answer.probabilities for answer in self.answers], dtype=np.float64)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """[N] equal for equal groups, and for equal content where there are none."""
+        names = [s.group or h for s, h in zip(self.samples, self.hashes, strict=True)]
+        return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    table: str | Path | None = None,
+    group: str | None = None,
+    out: str | Path | None = None,
+    by: Sequence[str] = (),
+    readers: str | Path | None = None,
+    prevalence: Mapping[str, float] | Sequence[str] | str | None = None,
+) -> Path:
+    """Judge a model on new labelled images; writes evaluation.json and predictions.csv.
+
+    Args:
+        model: run folder or model folder. data: folder; where it has a test part, only that counts.
+        table: CSV instead of a folder. group: column or re:PATTERN. out: default runs/<data>-<k>.
+        by: columns of the table; the scores of each of their values are compared.
+        readers: CSV of what people said of the same images, or of how good they were.
+        prevalence: share of a class where the model is used, as `CLASS=SHARE` or a mapping.
+
+    Returns:
+        the folder that was written.
+
+    Raises:
+        ArgumentError, DataError: of names, classes, columns that do not fit. BundleError: not a
+            model. RunFolderError: the folder exists.
+    """
+    values = {"data": data, "table": table, "group": group, "out": out, "prevalence": prevalence}
+    settings = fit_settings(values)
+    loaded = load(model)
+    dataset = read_data(settings)
+    _known_classes(dataset, loaded.classes)
+    prevalences(settings.prevalence or {}, loaded.classes)
+    by = (by,) if isinstance(by, str) else tuple(by)
+    columns = _columns(settings.table, by)
+    readings = _readings(readers, loaded.classes, settings.prevalence)
+    folder = settings.out or next_free(settings.source)
+    if existing_manifest(folder) is not None:
+        raise RunFolderError(
+            "This run folder exists already", where=folder, do="Choose another with --out."
+        )
+    matter = {
+        **{name: settings.that_matter()[name] for name in values if name != "out"},
+        "model": str(model),
+        "by": list(by),
+        "readers": None if readers is None else str(readers),
+    }
+    with working(Run(folder, "evaluate", matter, threads())) as run:
+        with run.step("answer"):
+            new = _answered(loaded, dataset)
+        with contextlib.suppress(HeadstartError):  # an unwritable cache costs only the count
+            run.note("test_set_scored", count_test_use(new.hashes))
+        with run.step("evaluate"):
+            stored = _judged(loaded, Path(model), new, settings, columns, readings)
+        run.write_json("evaluation.json", stored)
+        paths, labels = [s.path for s in new.samples], _labels(new, loaded.classes)
+        text = results.predictions_csv(paths, labels, new.probabilities, loaded.classes)
+        run.write_text("predictions.csv", text)
+    return folder
+
+
+def _known_classes(dataset: Dataset, classes: Sequence[str]) -> None:
+    strange = [name for name in dataset.classes if name not in classes]
+    if strange:
+        raise DataError(
+            f"The model does not know {results.counted(len(strange), 'class', 'classes')} of these "
+            "images",
+            where=dataset.root,
+            received=", ".join(map(show, strange[:3])),
+            do=f"{nearest(strange[0], classes)} It tells apart: "
+            f"{', '.join(map(show, classes[:20]))}.".strip(),
+        )
+
+
+def _columns(table: Path | None, by: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The cells of the columns that were asked for, by the path of the image."""
+    if not by:
+        return {}
+    if table is None:
+        raise ArgumentError("--by COLUMN needs --table", received=by[0], do="Give a table.")
+    header, rows = read_rows(table)
+    for name in by:
+        if name not in header:
+            raise ArgumentError(
+                "--by names no column of the table", where=table, received=name,
+                do=f"{nearest(name, header)} Columns: {', '.join(map(show, header))}.".strip(),
+            )  # fmt: skip
+    path = header.index("path")
+    return {name: {image_path(r[path]): r[header.index(name)] for r in rows} for name in by}
+
+
+def _readings(
+    file: str | Path | None, classes: Sequence[str], prevalence: Mapping[str, float] | None
+) -> Readings:
+    """Of two classes the rarer one is what readers call (the second, when that is not known)."""
+    if file is None:
+        return {}
+    if len(classes) == 2:
+        shares = prevalences(prevalence or {}, classes)
+        called = [min((1, 0), key=lambda c: shares.get(classes[c], 0.5))]
+    else:
+        called = list(range(len(classes)))
+    found = {c: read_readers(Path(file), classes, [c], classes[c]) for c in called}
+    if len(classes) > 2 and not all(isinstance(one, Answered) for one in found.values()):
+        raise DataError(
+            "A table of sensitivities and specificities says nothing about one of many classes",
+            where=file,
+            received=f"{len(classes)} classes",
+            do="Give the readers' answers: reader,path,answer.",
+        )
+    return found
+
+
+def _answered(model: Model, dataset: Dataset) -> _New:
+    """What the model says of every image; a broken one is left out, and named in the result."""
+    samples = [s for s in dataset.samples if not dataset.has_test or s.split == "test"]
+    if dataset.has_test:
+        say(f"the test part only: {results.counted(len(samples), 'file')}")
+    paths = [dataset.locate(sample) for sample in samples]
+    found = ordered_map(partial(_one, model), paths, threads())
+    answers = list(progress(found, len(paths), "predicting"))
+    read = [i for i, (answer, _) in enumerate(answers) if answer.error is None]
+    if not read:
+        raise DataError(
+            "None of these images can be read", where=dataset.root, received=answers[0][0].error
+        )
+    return _New(
+        tuple(samples[i] for i in read),
+        tuple(answers[i][0] for i in read),
+        tuple(answers[i][1] for i in read),
+        tuple(answer for answer, _ in answers if answer.error is not None),
+        dataset.classes,
+    )
+
+
+def _one(model: Model, path: Path) -> tuple[Prediction, str]:
+    try:
+        pixels, content = load_pixels(path, wide(model.bundle.preprocess))
+    except ImageRefused as refused:
+        why = f"{refused.reason}: {refused.detail}"
+        return Prediction(str(path), None, None, None, why), ""
+    return model.answered(path, pixels)[0], content
+
+
+def _labels(new: _New, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Labels [N] as columns of the model."""
+    return np.array([classes.index(new.classes[sample.label]) for sample in new.samples])
+
+
+def _judged(
+    model: Model,
+    place: Path,
+    new: _New,
+    settings: FitSettings,
+    columns: Mapping[str, Mapping[str, str]],
+    readings: Readings,
+) -> dict[str, Any]:
+    """evaluation.json: all that `fit` says of a test part, parts of the images, and readers."""
+    classes, p, labels = model.classes, new.probabilities, _labels(new, model.classes)
+    plan = read_json(place / "plan.json") if (place / "plan.json").is_file() else {}
+    criterion = choose_criterion(str(plan.get("metric", "accuracy")), labels, classes)
+    found = evaluate_answers(
+        p, labels, classes, "new labelled images, judged by the finished model"
+    )
+    evaluation = widened(with_driving(found, criterion, p, labels), p, labels, new.groups)
+    before = read_held_out(place, classes)
+    if before is None:
+        say("no held-out answers beside this model: thresholds are cross-fitted on these images")
+    contents: frozenset[str] = frozenset() if before is None else before[1]
+    learned = sum(content in contents for content in new.hashes)
+    if learned:
+        say(f"warning: the model learned from {learned:,} of these {len(labels):,} images")
+    judgement = complete(
+        p,
+        labels,
+        classes,
+        several(new.groups),
+        "unseen" if before is None else before[0],
+        settings.prevalence,
+        {
+            name: [cells[image_path(sample.path)] for sample in new.samples]
+            for name, cells in columns.items()
+        },
+        criterion.name if criterion.name in SCORES else "accuracy",
+    )
+    return {
+        **results.evaluation_json(evaluation),
+        **complete_json(judgement),
+        "metric": criterion.name,
+        "learned_from": learned,
+        "model": {"weights_sha256": model.bundle.description["sha256"]["model.safetensors"]},
+        "sets": _sets(model, p, labels, new.groups),
+        "unlike": _unlike(model, new),
+        "readers": [_study(c, one, judgement, p, labels, new) for c, one in readings.items()],
+        "unreadable": [{"path": one.path, "error": one.error} for one in new.unreadable],
+    }
+
+
+def _sets(
+    model: Model, p: NDArray[np.float64], labels: NDArray[np.int64], groups: NDArray[np.int64]
+) -> dict[str, Any] | None:
+    rule = model.bundle.sets
+    if rule is None:
+        return None
+    seen = judge_sets(rule, labels, p, groups)
+    stored = sets_to_json(rule) | {"sentence": sets_sentence(seen)}
+    return stored | {"seen": seen_json(seen, model.classes)}
+
+
+def _unlike(model: Model, new: _New) -> dict[str, Any] | None:
+    known = model.bundle.unlike
+    if known is None:
+        return None
+    found = flagged_share([answer.unlike is True for answer in new.answers], new.groups)
+    sentence = flagged_sentence(found, known.rate)
+    return {"rate": known.rate, "flagged": asdict(found), "sentence": sentence}
+
+
+def _study(
+    column: int,
+    readings: Answered | tuple[Rated, ...],
+    judgement: Judgement,
+    p: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    new: _New,
+) -> dict[str, Any]:
+    """Readers beside the model, at the first threshold that these images support."""
+    points = judgement.operating[3 * column : 3 * column + 3]
+    made = [point for point in points if isinstance(point, OperatingPoint)]
+    if not made:
+        if not points:
+            return {"refused": True, "sentence": judgement.notes[0]}
+        return {"refused": True, "name": points[0].name, "sentence": points[0].sentence}
+    judged = Scores(p[:, column], labels == column, several(new.groups))
+    paths = [sample.path for sample in new.samples]
+    study = reading.reader_study(readings, judged, paths, made[0])
+    return {"refused": False, **reading.to_json(study)}

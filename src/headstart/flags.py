@@ -1,0 +1,75 @@
+"""The flags that several commands share: what each is called, takes and means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headstart.settings import METRICS
+
+# Paths stay text until the settings have looked at them: Path("") would be the current folder.
+Data = Annotated[
+    str | None,
+    typer.Argument(metavar="DATA", help="Folder: CLASS/* or {train,val,test}/CLASS/*."),
+]
+Table = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.csv", help="Instead of DATA: path,label and maybe group,split."),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN|re:PATTERN", help="Images of one group stay together."),
+]
+Out = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Run folder; default runs/<data>-<k>.")
+]
+Test = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of test images: CLASS/*.")]
+Metric = Annotated[
+    str, typer.Option(metavar="NAME", help="Drives every choice: " + ", ".join(METRICS) + ".")
+]
+Case = Annotated[int | None, typer.Option(help="Force one of the four cases: 1 to 4.")]
+Cut = Annotated[str | None, typer.Option(help="Stage after which the network is cut.")]
+FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Force random weights.")]
+Backbone = Annotated[str, typer.Option(help="Name of a timm CNN.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File with the backbone's weights.")
+]
+Size = Annotated[int | None, typer.Option(help="Side of the network's input in px.")]
+FitImage = Annotated[
+    str | None, typer.Option(metavar="crop|pad|squash", help="Default: chosen by the data.")
+]
+HeadKind = Annotated[
+    str, typer.Option("--head", metavar="linear|mlp:WIDTH", help="Layers of the new head.")
+]
+Epochs = Annotated[int | None, typer.Option(help="Fixes the schedule of training.")]
+AugmentList = Annotated[
+    str, typer.Option(metavar="auto|none|LIST", help="E.g. flip,rotate90,colour. auto tests each.")
+]
+Budget = Annotated[
+    float | None, typer.Option(help="Minutes to spend, default 10; 0: one look, frozen network.")
+]
+Prevalence = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CLASS=SHARE", help="Share where it will be used, for PPV and NPV."),
+]
+Relabel = Annotated[
+    str | None, typer.Option(metavar="FILE.csv", help="Corrected labels, as in suggestions.csv.")
+]
+SmallBelow = Annotated[int, typer.Option(help="Fewer training images than this are small.")]
+LargeAbove = Annotated[int, typer.Option(help="This many training images are large.")]
+RefitAll = Annotated[
+    bool, typer.Option("--refit-all", help="After scoring, ship a head that saw all images.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of splits and heads.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run, or print it.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Log training to RUN/tensorboard as well.")
+]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or model folder.")]
+Images = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images and folders of images.")
+]

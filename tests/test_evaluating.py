@@ -1,0 +1,138 @@
+"""A finished model on new images: judged like a test part, and asked what to label next."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import headstart
+from headstart.run import read_json
+from runs import bright_or_dark, call, refused, table, train
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory, toy_cache: Path) -> Any:
+    """A finished run, and new images of its classes with a table beside them."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HEADSTART_CACHE", str(toy_cache))
+    folder = tmp_path_factory.mktemp("evaluated")
+    bright_or_dark(folder / "data" / "train", {"dark": 40, "light": 40})
+    bright_or_dark(folder / "data" / "test", {"dark": 5, "light": 5}, seed=1)
+    train(folder / "data", folder / "run")
+    new = bright_or_dark(folder / "new", {"light": 60, "dark": 60}, seed=7)
+    # The toys' brightness follows the order of the classes, so the folders change their names.
+    (new / "light").rename(new / "aside")
+    (new / "dark").rename(new / "light")
+    (new / "aside").rename(new / "dark")
+    (new / "dark" / "broken.png").write_bytes(b"no picture")
+    rows = [
+        (p.relative_to(folder).as_posix(), p.parent.name, "ab"[int(p.stem) % 2])
+        for p in sorted(new.rglob("[0-9]*.png"))
+    ]
+    with (folder / "new.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label", "camera"), *rows])
+    with (folder / "people.csv").open("w", newline="", encoding="utf-8") as file:
+        wrong = {path: "dark" if i % 5 == 0 else label for i, (path, label, _) in enumerate(rows)}
+        told = [("Ann", path, label) for path, label in wrong.items()]
+        csv.writer(file).writerows([("reader", "path", "answer"), *told])
+    yield folder
+    patch.undo()
+
+
+def test_new_images_are_judged_at_the_thresholds_of_the_run(toy: Path, capsys: Any) -> None:
+    out = toy / "judged"
+    assert (
+        call("evaluate", toy / "run", toy / "new", "--out", out, "--prevalence", "light=0.1") == 0
+    )
+    shown = capsys.readouterr()
+    found = read_json(out / "evaluation.json")
+    assert found["n"] == len(table(out / "predictions.csv")) == 120
+    assert [row["path"] for row in found["unreadable"]] == [str(toy / "new/dark/broken.png")]
+    points = [p for p in found["operating"] if not p["refused"]]
+    assert points
+    assert all("80 held-out answers on images to learn from" in p["chosen_on"] for p in points)
+    accuracy = next(m for m in found["metrics"] if m["name"] == "accuracy")
+    assert accuracy["value"] > 0.8
+    assert "as wide" not in accuracy["method"]
+    assert found["sets"]["seen"]["coverage"]["n"] == 120
+    assert found["unlike"]["flagged"]["value"] < 0.5
+    assert found["learned_from"] == 0
+    assert "On 120 new images" in shown.out
+    assert "Where 10 % of the images are light" in shown.out
+    assert "1 could not be read" in shown.out
+    run = read_json(out / "run.json")
+    assert (run["command"], run["status"], run["test_set_scored"]) == ("evaluate", "done", 1)
+    assert "exists already" in refused(capsys, "evaluate", toy / "run", toy / "new", "--out", out)
+
+
+def test_parts_of_a_table_and_readers_stand_beside_the_model(toy: Path, tmp_path: Path) -> None:
+    found = headstart.evaluate(
+        toy / "run", table=toy / "new.csv", out=tmp_path / "out", by="camera",
+        readers=toy / "people.csv",
+    )  # fmt: skip
+    (part,) = found.evaluation["subgroups"]
+    assert (part["column"], [row["n"] for row in part["subgroups"]]) == ("camera", [60, 60])
+    (study,) = found.evaluation["readers"]
+    assert study["name"] == "light"
+    assert [reader["name"] for reader in study["readers"]] == ["Ann"]
+    assert study["mean"]["paired"]
+    assert found.score("accuracy")[0] is not None
+    with pytest.raises(KeyError, match="no score"):
+        found.score("beauty")
+
+
+def test_images_that_it_learned_from_are_told_and_a_bare_model_crosses_its_thresholds(
+    toy: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert call("evaluate", toy / "run", toy / "data" / "train", "--out", tmp_path / "a") == 0
+    assert "learned from 80 of them" in capsys.readouterr().out
+    bare = shutil.copytree(toy / "run" / "model", tmp_path / "model")
+    assert call("evaluate", bare, toy / "new", "--out", tmp_path / "b") == 0
+    assert "thresholds are cross-fitted" in capsys.readouterr().err
+    found = read_json(tmp_path / "b" / "evaluation.json")
+    assert all(p["cross_fitted"] for p in found["operating"] if not p["refused"])
+    assert "as wide" not in found["curves"][0]["auc"]["method"]
+
+
+def test_what_cannot_be_judged_is_refused_before_anything_is_written(
+    toy: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    strange = shutil.copytree(toy / "new", tmp_path / "strange")
+    (strange / "dark").rename(strange / "drak")
+    for arguments, words in (
+        ((strange,), "does not know 1 class of these images"),
+        ((toy / "new", "--by", "camera"), "--by COLUMN needs --table"),
+        (("--table", toy / "new.csv", "--by", "camra"), "Did you mean camera?"),
+        ((toy / "new", "--prevalence", "drak=0.1"), "Did you mean dark?"),
+        ((toy / "new", "--readers", toy / "new.csv"), "columns of neither form"),
+        ((toy / "nowhere",), "does not exist"),
+    ):
+        assert words in refused(capsys, "evaluate", toy / "run", *arguments, "--out", out)
+        assert not out.exists()
+    assert "no model here" in refused(capsys, "evaluate", toy / "data", toy / "new", "--out", out)
+
+
+def test_the_next_images_are_a_table_most_doubtful_first(
+    toy: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert call("next", toy / "run", toy / "new", "--n", 7, "--out", tmp_path / "next.csv") == 0
+    assert "7 of 120 images" in (told := capsys.readouterr().err)
+    assert "1 could not be read" in told
+    rows = table(tmp_path / "next.csv")
+    assert list(rows[0]) == ["path", "predicted", "confidence", "second", "margin"]
+    assert len({row["path"] for row in rows}) == 7
+    assert all(Path(row["path"]).is_file() for row in rows)
+    assert call("next", toy / "run", toy / "new", "--n", 7) == 0
+    assert capsys.readouterr().out == (tmp_path / "next.csv").read_text(encoding="utf-8")
+    found = headstart.next_images(toy / "run", toy / "new", 3)
+    assert len(found.chosen) == 3
+    for arguments, words in (
+        (("--n", 0), "--n must be at least 1"),
+        (("--out", "a.txt"), "no CSV file"),
+    ):
+        assert words in refused(capsys, "next", toy / "run", toy / "new", *arguments)
