@@ -117,7 +117,7 @@ def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, adopt_s: 
     >>> small = Offer(Way("small", "finetune", 160, None, 12), fast, 8)
     >>> large = Offer(Way("large", "finetune", 224, None, 12), slow, 8)
     >>> images = Images(800, (200,), held_out=True)
-    >>> [one.way.name for one in plan_steps([small, large], images, 300.0, 20.0).planned]
+    >>> [one.way.name for one in plan_steps([small, large], images, 200.0, 20.0).planned]
     ['small']
     >>> [one.way.name for one in plan_steps([small, large], images, 600.0, 20.0).planned]
     ['small', 'large']
