@@ -7,6 +7,7 @@ tests that want one skip with a reason when it is absent.
 from __future__ import annotations
 
 import os
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,12 @@ import pytest
 from toys import REPOSITORY, draw_photos
 
 ARCHIVES = REPOSITORY.parent / "shared" / "data"
+
+
+def pytest_configure() -> None:
+    """Tests stop processes with Ctrl-C: what runs in the background of a shell would ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST = 2**31 - 1
-DEFAULT = 128 * 1024
-"""both thresholds of glibc, in bytes"""
+AFTER_MMAP, AFTER_TRIM = 32 * 2**20, 64 * 2**20
+"""bytes: where glibc's own thresholds end, which grow with what a process frees"""
 
 
 @contextlib.contextmanager
@@ -37,6 +37,6 @@ def kept_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        libc.mallopt(MMAP_THRESHOLD, DEFAULT)
-        libc.mallopt(TRIM_THRESHOLD, DEFAULT)
+        libc.mallopt(MMAP_THRESHOLD, AFTER_MMAP)
+        libc.mallopt(TRIM_THRESHOLD, AFTER_TRIM)
         libc.malloc_trim(0)
