@@ -65,7 +65,8 @@ def widest(folder: Path, out: Path, budget: float) -> tuple[float, str, float]:
     labels, found, name = family(folder, out, budget=budget)
     seconds = time.perf_counter() - began
     classes = sorted(path.name for path in (folder / "train").iterdir())
-    criterion = choose_criterion("auto", labels, classes)
+    learned = [classes.index(path.parent.name) for path in (folder / "train").glob("*/*")]
+    criterion = choose_criterion("auto", np.array(learned), classes)  # as the choice was made
     return evaluate(criterion, np.log(np.maximum(found, 1e-12)), labels).value, name, seconds
 
 

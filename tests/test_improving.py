@@ -183,3 +183,21 @@ def test_no_image_helps_to_choose_the_mixture_that_answers_for_it() -> None:
     found = crossed(trials, truth, groups, accuracy)
     assert (found.argmax(1) == truth).mean() == 0.0  # each half answers by the other's favourite
     assert best_mixture({**trials, ("average", 1.0): right}, truth, accuracy) == ("average", 1.0)
+
+
+@pytest.mark.usefixtures("better")
+def test_a_winner_that_diverges_on_all_images_leaves_the_frozen_model(
+    demo: dict[str, Any], stripes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.errors import TrainingError
+
+    def diverges(*_: Any) -> None:
+        raise TrainingError("Training diverged at every rate that was tried")
+
+    monkeypatch.setattr(improving, "train_winner", diverges)
+    run = train(stripes, Path("run"), **demo)
+    assert read_json(run / "run.json")["status"] == "done"
+    plan = read_json(run / "plan.json")
+    assert plan["strategy"] not in ("partial", "finetune", "scratch")
+    assert any("The frozen result stays" in reason for reason in plan["reasons"])
+    assert len(load(run).classes) == 2

@@ -122,7 +122,10 @@ def improve(
         return prepared, replace(
             frozen, verified=replace(frozen.verified, table=rows, sentences=said)
         )
-    again, learned = _adopted(best, inner, steps, starts, frozen, run)
+    try:
+        again, learned = _adopted(best, inner, steps, starts, frozen, run)
+    except TrainingError as error:  # from all images, although it had not without the fold
+        return prepared, _told(frozen, [f"{error} The frozen result stays."], steps)
     said = (*learned.verified.sentences, *sentences)
     return again, replace(learned, verified=replace(learned.verified, sentences=said))
 
