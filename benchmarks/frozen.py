@@ -45,10 +45,15 @@ def one(code: Path, folder: Path, out: Path, budget: str) -> tuple[float, str, f
 
 
 def family(
-    folder: Path, out: Path, metric: str = "auto", budget: float | None = None
+    folder: Path,
+    out: Path,
+    metric: str = "auto",
+    budget: float | None = None,
+    size: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Labels and probabilities [n, C] of the test part by the best frozen candidate, and its name."""
-    settings = fit_settings({"data": folder, "out": out, "metric": metric, "budget": budget})
+    values = {"data": folder, "out": out, "metric": metric, "budget": budget, "size": size}
+    settings = fit_settings(values)
     opened = open_run(settings, "fit")
     assert not isinstance(opened, Outcome)
     with opened.run as run:
@@ -70,7 +75,7 @@ def widest(folder: Path, out: Path, budget: float) -> tuple[float, str, float]:
     return evaluate(criterion, np.log(np.maximum(found, 1e-12)), labels).value, name, seconds
 
 
-def split(name: str, work: Path, k: int, most: int) -> Path:
+def split(name: str, work: Path, k: int, most: int, share: float = 0.6) -> Path:
     """A draw of the set as {train,test}: whole groups, at most so many images to learn from."""
     classes = images_by_class(find(name, work))
     paths = np.array([path for some in classes.values() for path in some])
@@ -78,7 +83,7 @@ def split(name: str, work: Path, k: int, most: int) -> Path:
     rng = np.random.default_rng(k)
     place = rng.permutation(groups.max() + 1)[groups]
     order = np.argsort(place, kind="stable")
-    cut = int(min(most, 0.6 * len(paths)))
+    cut = int(min(most, share * len(paths)))
     last = place[order[cut - 1]]
     train, test = order[place[order] <= last], order[place[order] > last][:MOST_TESTED]
     return draw(work / f"{name}-{k}", list(paths[train]), list(paths[test]))

@@ -177,7 +177,7 @@ def run(names: list[str], images: list[int], draws: int, minutes: float) -> None
 # -- rules ---------------------------------------------------------------------------------------
 
 
-def outcomes(one: dict[str, Any]) -> dict[str, tuple[float, float]]:
+def outcomes(one: dict[str, Any], cells: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
     """Test score and seconds of what each rule chooses in a cell."""
     partial, tuned = one["ways"]
     frozen, seconds = one["frozen"]["test"], one["frozen"]["seconds"]
@@ -192,6 +192,9 @@ def outcomes(one: dict[str, Any]) -> dict[str, tuple[float, float]]:
     small = one["standing"]["size_verdict"] == "small"
     found["size only"] = found["always the frozen family" if small else "always fine-tune"]
     found["four-case table"] = table_rule(one, one["standing"]["similarity"])
+    found["four-case table, similarity of another set"] = shuffled(one, cells, table_rule)
+    found["fit, trains only where not similar"] = gated(one, one["standing"]["similarity"])
+    found["the same, similarity of another set"] = shuffled(one, cells, gated)
     found["pure cross-validation"] = best_by_fold(one)
     return found
 
@@ -215,6 +218,21 @@ def table_rule(one: dict[str, Any], similarity: str) -> tuple[float, float]:
     if min(sides) <= 2:
         return frozen["test"], frozen["seconds"]
     return tuned["test"], frozen["seconds"] + tuned["verify_s"] + tuned["refit_s"]
+
+
+def gated(one: dict[str, Any], similarity: str) -> tuple[float, float]:
+    """As `fit` does, but networks are trained only for images that are not similar to the source."""
+    return procedure(one, [] if similarity == "similar" else one["worth"])
+
+
+def shuffled(
+    one: dict[str, Any], cells: list[dict[str, Any]], rule: Callable[..., tuple[float, float]]
+) -> tuple[float, float]:
+    """What a rule scores and costs on average with the verdict of another set in place of its own."""
+    verdicts = {c["set"]: c["standing"]["similarity"] for c in cells if c["set"] != one["set"]}
+    found = [rule(one, verdict) for verdict in verdicts.values()] or [rule(one, "unclear")]
+    scores, seconds = zip(*found, strict=True)
+    return float(np.mean(scores)), float(np.mean(seconds))
 
 
 def best_by_fold(one: dict[str, Any]) -> tuple[float, float]:
@@ -256,7 +274,8 @@ def table() -> None:
     if not cells:
         raise SystemExit("there are no cells yet: python benchmarks/grid.py run")
     best = oracle(cells)
-    rules = list(outcomes(cells[0]))
+    scored = [outcomes(one, cells) for one in cells]
+    rules = list(scored[0])
     names = sorted({one["set"] for one in cells})
     print(f"{len(cells)} cells, {len(names)} sets\n")
     print(
@@ -268,11 +287,11 @@ def table() -> None:
     for rule in rules:
         regret = np.array(
             [
-                100 * (best[one["set"], one["images"]][one["draw"]] - outcomes(one)[rule][0])
-                for one in cells
+                100 * (best[one["set"], one["images"]][one["draw"]] - found[rule][0])
+                for one, found in zip(cells, scored, strict=True)
             ]
         )
-        cost = np.mean([outcomes(o)[rule][1] / outcomes(o)["always fine-tune"][1] for o in cells])
+        cost = np.mean([found[rule][1] / found["always fine-tune"][1] for found in scored])
         by_set = np.array([regret[[c["set"] == name for c in cells]].mean() for name in names])
         low, high = np.quantile(by_set[draws].mean(1), [0.025, 0.975])
         print(
@@ -282,9 +301,9 @@ def table() -> None:
     print(
         "\n| cell | top | family | partial | fine-tuned | fit chooses |\n|---|---|---|---|---|---|"
     )
-    for one in cells:
+    for one, rated in zip(cells, scored, strict=True):
         found = strategies(one)
-        chosen = outcomes(one)["fit --budget 30"][0]
+        chosen = rated["fit --budget 30"][0]
         name = next(key for key in ("family", "partial", "finetune") if found[key] == chosen)
         scores = " | ".join(f"{value:.3f}" for value in found.values())
         print(f"| {one['set']}, {one['n']}, draw {one['draw']} | {scores} | {name} |")

@@ -3,9 +3,10 @@
     python benchmarks/tuning.py [SET ...] [--draws 3] [--train 1000] [--size 160]
     python benchmarks/tuning.py isic2017_skin --folds 5      cross-validation, two AUCs
 
-Whole groups are drawn to learn from, up to 1,500 of the other images are the test part. Frozen: the
-best of the frozen family by its own cross-validation, at its own size, with the default budget.
-Tuned: `fit --case 3`. Both learn from the same images.
+Whole groups are drawn to learn from, at most four fifths of the images; up to 1,500 of the others are
+the test part. Frozen: the best of the frozen family by its own cross-validation, with the default
+budget; at its own size (with further looks at other sizes), and at the size that the network is tuned
+at. Tuned: `fit --case 3`. All learn from the same images.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from headstart.run import read_json
 from headstart.settings import fit_settings
 
 SETS = ("sign_digits", "brain_tumor_mri", "trashnet")
+SHARE = 0.8
+"""of a set's images that may be learned from"""
 LESIONS = ("melanoma", "seborrheic_keratosis")
 
 
@@ -66,7 +69,7 @@ def folders(
     classes = images_by_class(find(name, work))
     if not folds:
         for k in range(first, draws):
-            yield split(name, work, k, most), list(classes)
+            yield split(name, work, k, most, SHARE), list(classes)
         return
     paths = np.array([path for some in classes.values() for path in some])
     labels = np.array([i for i, some in enumerate(classes.values()) for _ in some])
@@ -87,31 +90,41 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=0)
     asked = parser.parse_args()
     score, metric = (lesions, "auc") if asked.folds else (accuracy, "accuracy")
-    print("| set | draw | frozen | tuned | gain | chosen | mixture | minutes |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        f"| set | draw | frozen | frozen, {asked.size} px | tuned | gain | gain at one size | chosen "
+        "| mixture | minutes |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         for name in asked.sets:
-            gains, scores = [], []
+            gains: list[tuple[float, float]] = []
+            scores = []
             drawn = folders(name, work, asked.first, asked.draws, asked.train, asked.folds)
             for k, (folder, classes) in enumerate(drawn):
                 labels, before, chosen = family(folder, work / f"{name}-{k}-frozen", metric)
+                like = work / f"{name}-{k}-same-size"
+                _, beside, _ = family(folder, like, metric, size=asked.size)
                 began = time.perf_counter()
                 same, after, mixture = tuned(folder, work / f"{name}-{k}-tuned", metric, asked.size)
                 assert sorted(labels) == sorted(same)
                 a, b = score(labels, before, classes), score(same, after, classes)
+                small = score(labels, beside, classes)
                 minutes = (time.perf_counter() - began) / 60
                 print(
-                    f"| {name} | {k} | {a:.4f} | {b:.4f} | {100 * (b - a):+.2f} | {chosen} "
-                    f"| {mixture} | {minutes:.1f} |",
+                    f"| {name} | {k} | {a:.4f} | {small:.4f} | {b:.4f} | {100 * (b - a):+.2f} "
+                    f"| {100 * (b - small):+.2f} | {chosen} | {mixture} | {minutes:.1f} |",
                     flush=True,
                 )
-                gains.append(100 * (b - a))
+                gains.append((100 * (b - a), 100 * (b - small)))
                 scores.append(b)
-            error = np.std(gains, ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+            found = np.array(gains)
+            error = found.std(0, ddof=1) / len(found) ** 0.5 if len(found) > 1 else [np.nan] * 2
+            mean = found.mean(0)
             print(
-                f"\n{name}: tuned {np.mean(scores):.4f}, {np.mean(gains):+.2f} ± {error:.2f} points "
-                "over the best frozen head\n",
+                f"\n{name}: tuned {np.mean(scores):.4f}, {mean[0]:+.2f} ± {error[0]:.2f} points over "
+                f"the best frozen head, {mean[1]:+.2f} ± {error[1]:.2f} over the best at "
+                f"{asked.size} px\n",
                 flush=True,
             )
 

@@ -47,14 +47,14 @@ def plan_of(run: Path) -> dict[str, Any]:
 
 def test_a_run_holds_every_file_of_the_contract(photos: Path) -> None:
     run = pipeline.fit(FitSettings(data=photos, out=Path("run"))).folder
-    assert {path.name for path in run.iterdir()} == RESULTS | {"report.html"}
+    assert {path.name for path in run.iterdir()} == RESULTS | {"pictures.json", "report.html"}
     stored = read_json(run / "run.json")
     assert stored["status"] == "done"
     assert stored["error"] is None
     assert stored["test_set_scored"] >= 1
     assert {"settings", "versions", "seed", "threads", "seconds", "peak_rss_mb"} <= set(stored)
     steps = [step["name"] for step in stored["steps"]]
-    assert steps == ["check", "features", "gate", "learn", "guard", "evaluate", "bundle"]
+    assert steps == ["check", "features", "gate", "learn", "guard", "evaluate", "bundle", "picture"]
     events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [event["name"] for event in events if event["event"] == "step"] == steps
 

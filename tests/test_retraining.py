@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from headstart.plan.criterion import Criterion
+from headstart.retraining import best_mixture
 from headstart.run import read_json
 from headstart.ship.predict import load
 from networks import export_here
@@ -188,3 +191,15 @@ def test_tensorboard_finds_the_curves_of_every_training_by_name(
     assert {"finetune-all/loss", "finetune-all/img_s"} <= scalars
     (score,) = [name for name in scalars if name.endswith("/score")]
     assert len(seen.Scalars(score)) == 6  # one per epoch
+
+
+def test_equal_mixtures_are_told_apart_by_what_they_are_not_by_their_order() -> None:
+    truth = np.array([0, 1] * 10)
+    sure = np.where(truth[:, None] == np.arange(2), 9.0, -9.0)
+    trials = {("last", 1.0): sure, ("average", 0.5): sure, ("average", 1.0): sure}
+    criterion = Criterion("accuracy", "accuracy")
+    found = {
+        best_mixture(dict(order), truth, criterion)
+        for order in itertools.permutations(trials.items())
+    }
+    assert found == {("average", 0.5)}

@@ -5,6 +5,7 @@ Importing it loads nothing heavy; the verbs load what they need when they are ca
 
 from headstart.api import (
     Compared,
+    Decided,
     Evaluated,
     Result,
     compare,
@@ -20,6 +21,7 @@ from headstart.errors import HeadstartError
 
 __all__ = [
     "Compared",
+    "Decided",
     "Evaluated",
     "HeadstartError",
     "Result",

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart.errors import HeadstartError
+from headstart.notebook import compared_html, plan_html, scores_html, sentence
 from headstart.run import read_json
 from headstart.settings import DEFAULT_BACKBONE, fit_settings
 
@@ -54,6 +56,19 @@ class Result:
         """
         return _score(self.evaluation, name)
 
+    def _repr_html_(self) -> str:
+        shown = plan_html(_stored(self.folder / "plan.json"))
+        shown += scores_html(_stored(self.folder / "evaluation.json"))
+        return shown + sentence(f"stored: {self.folder}")
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """What a file of a run holds; {} where it is missing: a notebook must be able to show a failed run."""
+    try:
+        return read_json(file)
+    except HeadstartError:
+        return {}
+
 
 def _score(
     evaluation: dict[str, Any], name: str
@@ -69,6 +84,7 @@ def fit(
     *,
     table: str | Path | None = None,
     group: str | None = None,
+    by: Sequence[str] | str | None = None,
     out: str | Path | None = None,
     test: str | Path | None = None,
     metric: str = "auto",
@@ -124,7 +140,7 @@ def make_plan(
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
-) -> dict[str, Any]:
+) -> Decided:
     """Measure and decide only, as `headstart plan`; returns what plan.json holds.
 
     (`headstart.plan` is the package of the step itself, and so cannot be this function.)
@@ -135,7 +151,16 @@ def make_plan(
     from headstart import pipeline
 
     values = {key: value for key, value in locals().items() if key != "pipeline"}
-    return read_json(pipeline.plan(fit_settings(values)).folder / "plan.json")
+    return Decided(read_json(pipeline.plan(fit_settings(values)).folder / "plan.json"))
+
+
+class Decided(dict[str, Any]):
+    """plan.json as `make_plan` returns it: a dictionary that a notebook shows as a table."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return plan_html(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +183,9 @@ class Compared:
     def sentence(self) -> str:
         """Which differences are real."""
         return str(self.stored["sentence"])
+
+    def _repr_html_(self) -> str:
+        return compared_html(_stored(self.folder / "compare.json"))
 
 
 def compare(
@@ -221,6 +249,10 @@ class Evaluated:
             KeyError: no such score; the known ones are named.
         """
         return _score(self.evaluation, name)
+
+    def _repr_html_(self) -> str:
+        shown = scores_html(_stored(self.folder / "evaluation.json"))
+        return shown + sentence(f"stored: {self.folder}")
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,24 @@ from numpy.typing import NDArray
 from headstart import results
 from headstart.data.images import ImageRefused, load_pixels
 from headstart.data.sources import Dataset, Sample
-from headstart.data.table import _read as read_rows
-from headstart.errors import ArgumentError, DataError, HeadstartError, RunFolderError, nearest, show
+from headstart.data.split import MOST_SITES
+from headstart.errors import DataError, HeadstartError, RunFolderError, nearest, show
 from headstart.guarding import flagged_sentence, seen_json, sets_sentence
 from headstart.judge import readers as reading
-from headstart.judge.complete import Judgement, complete, prevalences
+from headstart.judge.complete import Judgement, Parts, complete, prevalences
 from headstart.judge.complete import to_json as complete_json
 from headstart.judge.conformal import judge_sets, sets_to_json
 from headstart.judge.driving import with_driving
 from headstart.judge.evaluate import evaluate as evaluate_answers
 from headstart.judge.grouped import widened
 from headstart.judge.operating import OperatingPoint, Scores
-from headstart.judge.reader_table import Answered, Rated, image_path, read_readers
+from headstart.judge.reader_table import Answered, Rated, read_readers
 from headstart.judge.subgroups import SCORES
 from headstart.judge.unlike import flagged_share
 from headstart.judging import read_held_out, several
 from headstart.opening import read_data, say, working
 from headstart.parallel import ordered_map, progress
+from headstart.parting import compared_columns
 from headstart.plan.criterion import choose_criterion
 from headstart.run import Run, count_test_use, existing_manifest, next_free, read_json
 from headstart.settings import FitSettings, fit_settings, threads
@@ -51,6 +52,7 @@ Readings = Mapping[int, Answered | tuple[Rated, ...]]
 class _New:
     """New images that could be read, and what the model says of them."""
 
+    who: NDArray[np.int64]  # [N] among the samples of the data set
     samples: tuple[Sample, ...]  # N
     answers: tuple[Prediction, ...]  # N
     hashes: tuple[str, ...]  # N
@@ -69,6 +71,14 @@ class _New:
         names = [s.group or h for s, h in zip(self.samples, self.hashes, strict=True)]
         return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)
 
+    @property
+    def units(self) -> NDArray[np.int64] | None:
+        """[N] see `parting.units`: few groups are parts themselves."""
+        names = {sample.group for sample in self.samples} - {None}
+        if not 1 < len(names) <= MOST_SITES:
+            return None
+        return np.asarray(np.unique(self.hashes, return_inverse=True)[1], dtype=np.int64)
+
 
 def evaluate(
     model: str | Path,
@@ -86,7 +96,8 @@ def evaluate(
     Args:
         model: run folder or model folder. data: folder; where it has a test part, only that counts.
         table: CSV instead of a folder. group: column or re:PATTERN. out: default runs/<data>-<k>.
-        by: columns of the table; the scores of each of their values are compared.
+        by: columns of the table; the scores of each of their values are compared. Not given: those
+            that `parting.compared_columns` chooses.
         readers: CSV of what people said of the same images, or of how good they were.
         prevalence: share of a class where the model is used, as `CLASS=SHARE` or a mapping.
 
@@ -97,14 +108,14 @@ def evaluate(
         ArgumentError, DataError: of names, classes, columns that do not fit. BundleError: not a
             model. RunFolderError: the folder exists.
     """
-    values = {"data": data, "table": table, "group": group, "out": out, "prevalence": prevalence}
+    by = (by,) if isinstance(by, str) else tuple(by)
+    values: dict[str, Any] = {"data": data, "table": table, "group": group, "by": by, "out": out}
+    values["prevalence"] = prevalence
     settings = fit_settings(values)
     loaded = load(model)
     dataset = read_data(settings)
     _known_classes(dataset, loaded.classes)
     prevalences(settings.prevalence or {}, loaded.classes)
-    by = (by,) if isinstance(by, str) else tuple(by)
-    columns = _columns(settings.table, by)
     readings = _readings(readers, loaded.classes, settings.prevalence)
     folder = settings.out or next_free(settings.source)
     if existing_manifest(folder) is not None:
@@ -114,7 +125,6 @@ def evaluate(
     matter = {
         **{name: settings.that_matter()[name] for name in values if name != "out"},
         "model": str(model),
-        "by": list(by),
         "readers": None if readers is None else str(readers),
     }
     with working(Run(folder, "evaluate", matter, threads())) as run:
@@ -123,7 +133,7 @@ def evaluate(
         with contextlib.suppress(HeadstartError):  # an unwritable cache costs only the count
             run.note("test_set_scored", count_test_use(new.hashes))
         with run.step("evaluate"):
-            stored = _judged(loaded, Path(model), new, settings, columns, readings)
+            stored = _judged(loaded, Path(model), new, settings, dataset, readings)
         run.write_json("evaluation.json", stored)
         paths, labels = [s.path for s in new.samples], _labels(new, loaded.classes)
         text = results.predictions_csv(paths, labels, new.probabilities, loaded.classes)
@@ -142,23 +152,6 @@ def _known_classes(dataset: Dataset, classes: Sequence[str]) -> None:
             do=f"{nearest(strange[0], classes)} It tells apart: "
             f"{', '.join(map(show, classes[:20]))}.".strip(),
         )
-
-
-def _columns(table: Path | None, by: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The cells of the columns that were asked for, by the path of the image."""
-    if not by:
-        return {}
-    if table is None:
-        raise ArgumentError("--by COLUMN needs --table", received=by[0], do="Give a table.")
-    header, rows = read_rows(table)
-    for name in by:
-        if name not in header:
-            raise ArgumentError(
-                "--by names no column of the table", where=table, received=name,
-                do=f"{nearest(name, header)} Columns: {', '.join(map(show, header))}.".strip(),
-            )  # fmt: skip
-    path = header.index("path")
-    return {name: {image_path(r[path]): r[header.index(name)] for r in rows} for name in by}
 
 
 def _readings(
@@ -185,7 +178,8 @@ def _readings(
 
 def _answered(model: Model, dataset: Dataset) -> _New:
     """What the model says of every image; a broken one is left out, and named in the result."""
-    samples = [s for s in dataset.samples if not dataset.has_test or s.split == "test"]
+    rows = [i for i, s in enumerate(dataset.samples) if not dataset.has_test or s.split == "test"]
+    samples = [dataset.samples[i] for i in rows]
     if dataset.has_test:
         say(f"the test part only: {results.counted(len(samples), 'file')}")
     paths = [dataset.locate(sample) for sample in samples]
@@ -197,6 +191,7 @@ def _answered(model: Model, dataset: Dataset) -> _New:
             "None of these images can be read", where=dataset.root, received=answers[0][0].error
         )
     return _New(
+        np.array([rows[i] for i in read]),
         tuple(samples[i] for i in read),
         tuple(answers[i][0] for i in read),
         tuple(answers[i][1] for i in read),
@@ -224,7 +219,7 @@ def _judged(
     place: Path,
     new: _New,
     settings: FitSettings,
-    columns: Mapping[str, Mapping[str, str]],
+    dataset: Dataset,
     readings: Readings,
 ) -> dict[str, Any]:
     """evaluation.json: all that `fit` says of a test part, parts of the images, and readers."""
@@ -242,6 +237,7 @@ def _judged(
     learned = sum(content in contents for content in new.hashes)
     if learned:
         say(f"warning: the model learned from {learned:,} of these {len(labels):,} images")
+    columns, notes = compared_columns(dataset, new.who, settings.by)
     judgement = complete(
         p,
         labels,
@@ -249,12 +245,10 @@ def _judged(
         several(new.groups),
         "unseen" if before is None else before[0],
         settings.prevalence,
-        {
-            name: [cells[image_path(sample.path)] for sample in new.samples]
-            for name, cells in columns.items()
-        },
+        Parts(columns, new.units),
         criterion.name if criterion.name in SCORES else "accuracy",
     )
+    judgement = replace(judgement, notes=(*judgement.notes, *notes))
     return {
         **results.evaluation_json(evaluation),
         **complete_json(judgement),

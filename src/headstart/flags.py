@@ -16,11 +16,24 @@ Data = Annotated[
 ]
 Table = Annotated[
     str | None,
-    typer.Option(metavar="FILE.csv", help="Instead of DATA: path,label and maybe group,split."),
+    typer.Option(
+        metavar="FILE.csv", help="Instead of DATA: path,label, maybe group,split and others."
+    ),
 ]
 Group = Annotated[
     str | None,
-    typer.Option(metavar="COLUMN|re:PATTERN", help="Images of one group stay together."),
+    typer.Option(
+        metavar="COLUMN|re:PATTERN",
+        help="Images of one group stay together; fit holds each of 2 to 20 groups out in turn.",
+    ),
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Compare the images by a column of the table, numbers of many values by quarters. "
+        "Default: the first 6 columns of 2 to 20 values, if most have 20 images or more.",
+    ),
 ]
 Out = Annotated[
     str | None, typer.Option(metavar="DIR", help="Run folder; default runs/<data>-<k>.")

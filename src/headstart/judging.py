@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from headstart import results
 from headstart.data.sources import Sample
 from headstart.data.split import development_folds
-from headstart.errors import HeadstartError
+from headstart.errors import DataError, HeadstartError, RunFolderError, show
 from headstart.guarding import Guard, sets_json, unlike_json
-from headstart.judge.complete import ChosenOn, complete
+from headstart.judge.complete import ChosenOn, Parts, complete
 from headstart.judge.complete import to_json as complete_json
 from headstart.judge.driving import with_driving
 from headstart.judge.evaluate import Evaluation, evaluate, over_repeats
@@ -31,10 +31,13 @@ from headstart.judge.grouped import cross_validated, widened
 from headstart.judge.label_errors import Suggestion, suggest, suggestions_csv
 from headstart.judge.learning_curve import curve_json, learning_curve
 from headstart.judge.subgroups import SCORES
+from headstart.judge.words import listed
 from headstart.learning import Learned, Prepared, answer, learn, read, subset
 from headstart.opening import say
+from headstart.parting import compared_columns, held_out_sites, units
+from headstart.plan.measure import Development
 from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
-from headstart.run import Run, count_test_use, csv_cell, csv_text
+from headstart.run import Run, count_test_use, csv_cell, csv_text, read_json
 from headstart.settings import FitSettings, threads
 
 HELD_OUT = "held_out.csv"
@@ -75,6 +78,7 @@ def judge(
     labels = np.array([dataset.samples[i].label for i in asked.who])
     evaluation = _scored(asked, labels, prepared, learned)
     stored = results.evaluation_json(evaluation)
+    stored["cross_validated"] = asked.folds is not None
     stored |= _beyond_scores(prepared, learned, guarded, asked, labels, settings)
     before = np.array([_label_before(dataset.samples[i]) for i in asked.who])
     if (before != labels).any():
@@ -82,6 +86,7 @@ def judge(
             _scored(asked, before, prepared, learned), evaluation, int((before != labels).sum())
         )
         say(stored["before_relabel"]["sentence"])
+    stored |= _at_new_sites(prepared, learned, asked, settings, run, first)
     if not (first and len(prepared.split.test)):
         stored |= _what_more_would_bring(prepared, learned, settings)
     found = doubts(prepared, guarded)
@@ -132,6 +137,36 @@ def _before_relabel(before: Evaluation, after: Evaluation, changed: int) -> dict
     )
     metrics = results.evaluation_json(before)["metrics"]
     return {"changed": changed, "metrics": metrics, "sentence": sentence}
+
+
+def _at_new_sites(
+    prepared: Prepared,
+    learned: Learned,
+    asked: Answered,
+    settings: FitSettings,
+    run: Run,
+    first: bool,
+) -> dict[str, Any]:
+    """How good the model is where none of its images are from; {} without few groups."""
+    before = None
+    with contextlib.suppress(RunFolderError):  # a first look at this run
+        before = read_json(run.path("evaluation.json")).get("sites")
+    found = held_out_sites(
+        prepared,
+        learned,
+        (asked.who, asked.probabilities[0]),
+        _telling(prepared),
+        settings.seed,
+        first,
+        before,
+    )
+    return {} if found is None else {"sites": found}
+
+
+def _telling(prepared: Prepared) -> str:
+    """The score that names the worst part: what drives every choice, or accuracy."""
+    name = prepared.criterion.name
+    return name if name in SCORES else "accuracy"
 
 
 def _what_more_would_bring(
@@ -208,7 +243,7 @@ def _beyond_scores(
     """Curves, operating points, prediction sets, false alarms: what evaluation.json holds besides."""
     held, answers, classes = guarded.held, asked.probabilities[0], prepared.dataset.classes
     tested = asked.folds is None
-    name = prepared.criterion.name
+    columns, notes = compared_columns(prepared.dataset, asked.who, settings.by)
     found = complete(
         answers,
         labels,
@@ -216,8 +251,10 @@ def _beyond_scores(
         several(asked.groups),
         ChosenOn(held.probabilities, held.labels, several(held.groups)) if tested else None,
         settings.prevalence,
-        metric=name if name in SCORES else "accuracy",
+        Parts(columns, units(prepared, asked.who)),
+        _telling(prepared),
     )
+    found = replace(found, notes=(*found.notes, *notes))
     features = None
     if tested and guarded.unlike is not None:
         features = np.asarray(read(prepared, learned.verified.chosen, prepared.test_rows))
@@ -264,13 +301,19 @@ def _asked(
             "learned from all images"
         )
         return _of_held_out(prepared, guarded, protocol)
-    nested = estimate(prepared, settings)
+    nested, within = estimate(prepared, settings)
     run.write_json("nested.json", results.nested_json(nested, learned.verified))
+    drawn = f"{nested.folds} folds, drawn {len(nested.probabilities)} times"
+    if parts.sites:
+        drawn = (
+            f"every {show(prepared.dataset.group_name)} was held out in turn, {nested.folds} in all"
+        )
     protocol = (
-        f"{parts.protocol}: {nested.folds} folds, drawn {len(nested.probabilities)} times; every "
-        "choice was made again without the images that were held out; the model itself learned from "
-        "all of them, and is on average a little better than this"
+        f"{parts.protocol}: {drawn}; every choice was made again without the images that were held "
+        "out; the model itself learned from all of them, and is on average a little better than this"
     )
+    if within:
+        protocol += f"; without {listed(list(map(show, within)))}, what was left made its choices within itself"
     folds = prepared.development.folds
     return Answered(parts.train, parts.group, nested.probabilities, protocol, folds)
 
@@ -290,23 +333,50 @@ def headline(evaluation: Evaluation) -> str:
     return f"{name} {first.value:.1%} [{first.low:.1%}, {first.high:.1%}]"
 
 
-def estimate(prepared: Prepared, settings: FitSettings) -> NestedEstimate:
-    """Hold every image out in turn, with the whole selection done again on the others."""
-    dev = prepared.development
-    folds = outer_folds(len(dev.labels))
-    draws = [
-        development_folds(dev.labels, dev.groups, folds, settings.seed + 101 * (r + 1))
-        for r in range(REPEATS)
-    ]
+Answer = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+
+
+def estimate(prepared: Prepared, settings: FitSettings) -> tuple[NestedEstimate, list[str]]:
+    """Hold every image out in turn, with the whole selection done again on the others.
+
+    Where the images come from a few sites, every site in turn. Its choices are made on folds of whole
+    sites too; where the others are too few for that, within them, and the names of the sites that were
+    held out then are returned.
+    """
+    dev, parts = prepared.development, prepared.split
+    ties, within = parts.tie if parts.sites else None, set[int]()
+    if parts.sites:
+        number = {name: k for k, name in enumerate(parts.sites)}
+        groups = [prepared.dataset.samples[i].group for i in parts.train]
+        draws = [np.array([number[str(name)] for name in groups])]
+        say(f"estimating: every {show(prepared.dataset.group_name)} is held out in turn")
+    else:
+        folds = outer_folds(len(dev.labels))
+        draws = [
+            development_folds(dev.labels, dev.groups, folds, settings.seed + 101 * (r + 1))
+            for r in range(REPEATS)
+        ]
+        folds = int(draws[0].max()) + 1  # fewer when there are fewer groups
+        say(f"estimating: every image is held out in turn, {REPEATS} times in {folds} folds")
 
     def learn_without(positions: NDArray[np.int64]) -> tuple[str, Answer]:
-        part = subset(dev, positions, settings.seed)
+        part, alone = _to_learn_from(dev, positions, settings.seed, ties)
+        if alone:
+            within.update(np.setdiff1d(draws[0], draws[0][positions]).tolist())
         learned = learn(prepared, part, settings, workers=1)
         return learned.verified.chosen.name, lambda held: answer(prepared, learned, dev.rows[held])
 
-    folds = int(draws[0].max()) + 1  # fewer when there are fewer groups
-    say(f"estimating: every image is held out in turn, {REPEATS} times in {folds} folds")
-    return nested_estimate(draws, len(dev.classes), learn_without, threads())
+    found = nested_estimate(draws, len(dev.classes), learn_without, threads(), ties)
+    return found, [parts.sites[k] for k in sorted(within)]
 
 
-Answer = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+def _to_learn_from(
+    dev: Development, positions: NDArray[np.int64], seed: int, ties: NDArray[np.int64] | None
+) -> tuple[Development, bool]:
+    """Some of the images with folds of their own, and whether these had to part single sites."""
+    try:
+        return subset(dev, positions, seed), False
+    except DataError:
+        if ties is None:
+            raise
+        return subset(replace(dev, groups=ties), positions, seed), True

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from headstart import results
 from headstart.backbone.graph import TapGraph, tap_graph
 from headstart.data.sources import Dataset, read
-from headstart.data.table import PATTERN, read_table, with_groups
+from headstart.data.table import PATTERN, check_columns, read_table, with_groups
 from headstart.errors import RunFolderError, show
 from headstart.judge.complete import prevalences
 from headstart.judge.relabel import relabel
@@ -198,4 +198,6 @@ def read_data(settings: FitSettings) -> Dataset:
         dataset = read_table(settings.table, None if pattern else settings.group)
     else:
         dataset = read(settings.source, settings.test)
-    return dataset if pattern is None else with_groups(dataset, pattern)
+    dataset = dataset if pattern is None else with_groups(dataset, pattern)
+    check_columns(dataset, settings.by or ())
+    return dataset

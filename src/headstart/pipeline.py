@@ -36,29 +36,17 @@ from headstart.guarding import Guard, guard
 from headstart.judge.calibration import softmax
 from headstart.judge.evaluate import Evaluation
 from headstart.judging import headline, judge
-from headstart.learning import (
-    Learned,
-    Prepared,
-    Seen,
-    decide_case,
-    learn,
-    probe_rows,
-    read,
-    refit,
-)
+from headstart.learning import Learned, Prepared, Seen, decide_case, learn, probe_rows, read, refit
 from headstart.opening import PARITY_IMAGES, Opened, Outcome, open_run, say, spread, working
 from headstart.parallel import one_blas_thread, ordered_map
+from headstart.picturing import picture
 from headstart.plan.background import Background
 from headstart.plan.baseline import COPY_PX, baselines
 from headstart.plan.control import IMAGES as CONTROL_IMAGES
 from headstart.plan.control import Control, control
 from headstart.plan.criterion import Criterion, choose_criterion
 from headstart.plan.decide import OWN
-from headstart.plan.evidence import (
-    resolution,
-    source_evidence,
-    source_probabilities,
-)
+from headstart.plan.evidence import resolution, source_evidence, source_probabilities
 from headstart.plan.measure import Development, stratified
 from headstart.plan.views import choose_views
 from headstart.run import Run, atomic_write
@@ -67,6 +55,7 @@ from headstart.ship.bundle import describe, write_bundle
 from headstart.ship.predict import wide
 from headstart.train.head import Head
 from headstart.train.mlp import MlpHead
+from headstart.train.team import leading, team
 
 BASELINE_IMAGES = 800
 """images on which baselines and the source's classes are looked at"""
@@ -103,7 +92,19 @@ def plan(settings: FitSettings) -> Outcome:
 
 
 def fit(settings: FitSettings) -> Outcome:
-    """The main job: from a folder of images to a verified model, its evaluation and its report."""
+    """The main job: from a folder of images to a verified model, its evaluation and its report.
+
+    Started by torchrun, the first process does it; the others join in when a network is trained.
+    """
+    if (here := team()) is not None and here.rank > 0:
+        from headstart.following import follow
+
+        follow(settings, here)
+    with leading():
+        return _fit(settings)
+
+
+def _fit(settings: FitSettings) -> Outcome:
     opened = open_run(settings, "fit")
     if isinstance(opened, Outcome):
         if settings.report and not (opened.folder / "report.html").exists():
@@ -115,7 +116,7 @@ def fit(settings: FitSettings) -> Outcome:
             learned = learn(prepared, prepared.development, settings, threads())
             behind = background(prepared, prepared.criterion, settings)
         if settings.may_train:
-            status = anytime(prepared, learned, behind, settings, run)
+            status, prepared, learned = anytime(prepared, learned, behind, settings, run)
         else:
             status = "done"
             if settings.retrains:
@@ -124,6 +125,8 @@ def fit(settings: FitSettings) -> Outcome:
                 with run.step("train"):
                     prepared, learned = retrain(prepared, learned, settings, run)
             ship(prepared, learned, behind, settings, run)
+        if settings.report:
+            picture(prepared, learned, settings, run)
         if status == "done":
             for needless in (".tuned", "training"):  # now that its network is in the bundle
                 shutil.rmtree(run.folder / needless, ignore_errors=True)
@@ -135,11 +138,11 @@ def fit(settings: FitSettings) -> Outcome:
 
 def anytime(
     prepared: Prepared, frozen: Learned, behind: Background, settings: FitSettings, run: Run
-) -> str:
+) -> tuple[str, Prepared, Learned]:
     """Ship the frozen result first; what is left of the budget looks for something better.
 
     Returns:
-        the status of the run: "stopped" when the user has had enough.
+        the status of the run, "stopped" when the user has had enough, and what is shipped.
     """
     from headstart.improving import improve
 
@@ -161,7 +164,7 @@ def anytime(
         ship(seen, learned, behind, settings, run)
     else:  # every image was held out in turn already
         write_plan(seen, learned, behind, settings, run)
-    return status
+    return status, seen, learned
 
 
 def ship(

@@ -108,7 +108,7 @@ def data_sentences(
     text += (
         f"{len(parts.test):,} to test ({parts.protocol})"
         if len(parts.test)
-        else f"too few for a test part: {parts.protocol} instead"
+        else f"{'no' if len(parts.sites) == 2 else 'too few for a'} test part: {parts.protocol} instead"
     )
     if findings.refused:
         text += f"; {counted(len(findings.refused), 'file')} unreadable (listed in data.json)"

@@ -151,11 +151,12 @@ def verify_one(planned: Planned, start: Start) -> Inner:
 def best_mixture(
     trials: Mapping[Mixture, Float], truth: NDArray[np.int64], criterion: Criterion
 ) -> Mixture:
-    """The mixture with the lowest loss; of equal ones that with the higher score."""
+    """The mixture with the lowest loss; of equal ones that with the higher score, then the one nearest
+    to the start: never the order in which they come, which is another one after a stop."""
 
-    def rank(key: Mixture) -> tuple[float, float]:
+    def rank(key: Mixture) -> tuple[float, float, float, str]:
         score = evaluate(criterion, log_softmax(trials[key]), truth).value
-        return -tempered_loss(trials[key], truth), score
+        return -tempered_loss(trials[key], truth), score, -key[1], key[0]
 
     return max(trials, key=rank)
 

@@ -5,7 +5,9 @@ Contradictions are refused here, in the words of the flags, before anything is r
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -67,6 +69,13 @@ def _below_one(shares: dict[str, float] | None) -> dict[str, float] | None:
     return shares
 
 
+def _names(value: object) -> object:
+    """One name or several of them; none is as good as not asked."""
+    return (value,) if isinstance(value, str) else value or None
+
+
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
+
 Prevalence = Annotated[
     dict[str, float] | None, BeforeValidator(_shares), AfterValidator(_below_one)
 ]
@@ -83,6 +92,9 @@ class FitSettings(BaseModel):
     out: UserPath | None = Field(None, description="run folder; default runs/<data>-<k>")
     test: UserPath | None = Field(None, description="folder of test images: CLASS/*")
     group: str | None = Field(None, description="column, or re:PATTERN on the file name")
+    by: Names = Field(
+        None, description="columns whose values are compared; default: those of 2 to 20 values"
+    )
     metric: str = Field(
         "auto", description="the score that drives every choice: " + ", ".join(METRICS)
     )
@@ -142,6 +154,12 @@ class FitSettings(BaseModel):
             raise ValueError("--refit-all goes with a frozen network; cases 3 and 4 train it")
         if self.small_below > self.large_above:
             raise ValueError("--small-below must not be above --large-above")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_of_a_table(self) -> FitSettings:
+        if self.by and self.table is None and self.group is None:
+            raise ValueError("--by COLUMN needs --table, or names the groups of --group")
         return self
 
     @property
@@ -220,7 +238,46 @@ def cache_dir() -> Path:
 
 
 def threads() -> int:
-    """Processors this process may use: the scheduler's affinity, not the machine's count."""
+    """Processors this process may use: the scheduler's affinity and the container's quota, not the
+    machine's count."""
+    count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
+        count = len(os.sched_getaffinity(0))
+    allowed = quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(1, math.ceil(min(count, allowed)))
+
+
+def quota(own: Path, root: Path) -> float:
+    """Processors that a container may use on average (Linux control groups, version 2 or 1).
+
+    Args:
+        own: names the groups of this process. root: where their files lie.
+
+    >>> quota(Path("nowhere"), Path("nowhere"))
+    inf
+    """
+    groups = [Path()]
+    with contextlib.suppress(OSError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            name = Path(line.split(":", 2)[-1].lstrip("/"))
+            groups += [name, *name.parents]
+    least = math.inf
+    for group in groups:
+        for read in (_quota_2, _quota_1):
+            with contextlib.suppress(OSError, ValueError):
+                least = min(least, read(root, group))
+    return least
+
+
+def _quota_2(root: Path, group: Path) -> float:
+    most, period = (root / group / "cpu.max").read_text(encoding="utf-8").split()
+    return math.inf if most == "max" else int(most) / int(period)
+
+
+def _quota_1(root: Path, group: Path) -> float:
+    place = root / "cpu" / group
+    most, period = (
+        int((place / f"cpu.cfs_{name}_us").read_text(encoding="utf-8"))
+        for name in ("quota", "period")
+    )
+    return math.inf if most <= 0 else most / period

@@ -4,7 +4,7 @@ trained heads to start from, and augmentations that suit them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,15 @@ from headstart.errors import ArgumentError, TrainingError
 from headstart.files import read_json, write_json
 from headstart.learning import Prepared, readable
 from headstart.opening import PARITY_IMAGES, say
-from headstart.plan.criterion import evaluate, log_softmax
+from headstart.plan.criterion import Criterion, evaluate, log_softmax
 from headstart.plan.decide import Strategy
+from headstart.plan.measure import stratified
 from headstart.plan.steps import Way
 from headstart.run import Run
 from headstart.settings import FitSettings, threads
 from headstart.train.augment import parse_augment
 from headstart.train.head import Head, HeadTask, search_head, train_head
+from headstart.train.team import TRAIN, beside, joined, team
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
     from headstart.train.pixels import Decoded
     from headstart.train.recipe import Kind, Machine, Recipe
     from headstart.train.suit import Suited
+    from headstart.train.task import Task
 
-LEAST_TO_TEST = 30
-"""held-out images below which one image more or less would decide what suits them all"""
+LEAST_TO_TEST = 100
+"""images below which one image more or less would decide what suits them all"""
 CPU_PX = 160
 """half the time of 224 px on a CPU (docs/log.md)"""
 
@@ -83,7 +86,6 @@ def prepare_training(
     Args:
         size_px: None: as the settings say, else what suits the machine.
     """
-    from headstart.train.finetune import open_fabric
     from headstart.train.pixels import decode_once
 
     dev = prepared.development
@@ -98,7 +100,7 @@ def prepare_training(
         folder=folder,
         graph=graph,
         images=decode_once([paths[row] for row in dev.rows], graph.preprocess, threads(), folder),
-        fabric=open_fabric(device, _log_folder(settings, folder), alone=True),
+        fabric=joined(device, _log_folder(settings, folder)),
         x=np.asarray(x),
         folds=verifying_folds(dev.labels, dev.folds),
     )
@@ -111,16 +113,19 @@ def _log_folder(settings: FitSettings, folder: Path) -> Path | None:
 
 def head_from(start: Start, positions: NDArray[np.int64]) -> Head:
     """The head that training starts from, its penalty included chosen on these images alone."""
+    task, seed = _task(start, positions), start.settings.seed
+    x = start.x[positions]
+    strength = search_head(x, task, seed, threads()).strength
+    return train_head(x, task.labels, task.classes, strength, seed)
+
+
+def _task(start: Start, positions: NDArray[np.int64]) -> HeadTask:
     dev = start.prepared.development
     labels, groups = dev.labels[positions], dev.groups[positions]
     folds = np.unique(dev.folds[positions], return_inverse=True)[1]
     if folds.max() == 0:  # two folds in all: the rest is halved by group
         folds = np.unique(groups, return_inverse=True)[1] % 2
-    classes, seed = len(dev.classes), start.settings.seed
-    task = HeadTask(labels, folds, groups, classes, start.prepared.criterion)
-    x = start.x[positions]
-    strength = search_head(x, task, seed, threads()).strength
-    return train_head(x, labels, classes, strength, seed)
+    return HeadTask(labels, folds, groups, len(dev.classes), start.prepared.criterion)
 
 
 def _at_training_size(
@@ -167,29 +172,31 @@ def verifying_folds(labels: NDArray[np.int64], folds: NDArray[np.int64]) -> tupl
 
 
 def choose_augmentations(start: Start) -> tuple[Suited, ...]:
-    """Which augmentations suit the images: what the user says, else what the start says."""
+    """Which augmentations suit the images: what the user says, else what a frozen head learns from them.
+
+    The first verifying fold takes no part.
+    """
     from headstart.train.suit import IMAGES, Suited, suitable
 
     prepared, settings = start.prepared, start.settings
     asked = parse_augment(settings.augment)
     if asked is not None:
         return tuple(Suited(operation, 0.0, 0.0, True) for operation in asked)
-    dev = prepared.development
-    learn, valid = start.apart(start.folds[0])
-    rng = np.random.default_rng(settings.seed)
-    some = np.sort(rng.permutation(valid)[:IMAGES])
-    if len(some) < LEAST_TO_TEST:
-        say(f"{len(some)} held-out images are too few to test augmentations: crops only")
+    learn, _ = start.apart(start.folds[0])
+    if len(learn) < LEAST_TO_TEST:
+        say(f"{len(learn)} images are too few to test augmentations: crops only")
         return (Suited("crop", 0.0, 0.0, True),)
-    model = model_of(start, "finetune", head_from(start, learn))
+    dev = prepared.development
+    some = np.sort(learn[stratified(dev.labels[learn], IMAGES, settings.seed)])
+    no_head = Head(*(np.zeros(s, np.float32) for s in ((1, start.x.shape[1]), 1)))
+    model = model_of(start, "finetune", no_head)
     found = suitable(
-        lambda pixels: answers(model, pixels),
+        lambda pixels: pooled_features(model, pixels),
         np.stack([start.images.square(int(i)) for i in some]),
-        dev.labels[some],
-        dev.groups[some],
-        prepared.criterion,
+        _task(start, some),
         start.graph.preprocess.size_px,
         settings.seed,
+        threads(),
     )
     used = [row.operation for row in found if row.used]
     say(f"augmentations that suit these images: {', '.join(['crop', *used])}")
@@ -239,6 +246,7 @@ def train_once(
     from headstart.train.adapt import adapt
     from headstart.train.lesson import Lesson
     from headstart.train.pixels import PixelSource
+    from headstart.train.task import Task
     from headstart.train.tell import LiveLine
 
     development = start.prepared.development
@@ -250,26 +258,21 @@ def train_once(
     def score(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
         return evaluate(criterion, log_softmax(logits.astype(np.float64)), truth).value
 
+    lesson = Lesson(
+        source,
+        development.labels,
+        learn,
+        valid,
+        score,
+        keep=keep,
+        may_end_at_start=False,  # a start that nothing beats is compared as what it is
+        hashes=development.hashes,
+    )
+    checkpoints = start.folder / f"{way.name}-{place}"
+    _call_others(Task(model, lesson, recipe), way.strategy, criterion, checkpoints)
     line = LiveLine(way.name)
     try:
-        tuned = adapt(
-            start.fabric,
-            model,
-            Lesson(
-                source,
-                development.labels,
-                learn,
-                valid,
-                score,
-                keep=keep,
-                may_end_at_start=False,  # a start that nothing beats is compared as what it is
-                hashes=development.hashes,
-            ),
-            recipe,
-            start.folder / f"{way.name}-{place}",
-            progress=line,
-            say=say,
-        )
+        tuned = adapt(start.fabric, model, lesson, recipe, checkpoints, progress=line, say=say)
     finally:
         line.close()
     if tuned.diverged:
@@ -278,6 +281,26 @@ def train_once(
             do="Leave the case to headstart: the best frozen candidate is then trained.",
         )
     return _wearing(model, tuned), tuned
+
+
+def _call_others(task: Task, strategy: Strategy, criterion: Criterion, checkpoints: Path) -> None:
+    """The other processes of the team, if there are any, take part in this training."""
+    here = team()
+    if here is None:
+        return
+    from headstart.train.task import write_task
+
+    path = checkpoints.with_name(f"{checkpoints.name}-task.json")
+    write_task(path, task)
+    here.tell(
+        TRAIN,
+        {
+            "task": str(path.resolve()),
+            "checkpoints": str(checkpoints.resolve()),
+            "strategy": strategy,
+            "criterion": asdict(criterion),
+        },
+    )
 
 
 def recipe_of(start: Start, way: Way) -> Recipe:
@@ -329,7 +352,7 @@ def machine_of(fabric: Fabric, folder: Path) -> Machine:
 
     stored = folder / "threads.json"
     if not stored.is_file():
-        write_json(stored, {"threads": threads()})
+        write_json(stored, {"threads": max(1, threads() // beside())})
     count = int(read_json(stored)["threads"])
     precision = str(fabric._precision.precision)
     return Machine(count, on_gpu=fabric.device.type == "cuda", precision=precision)
@@ -340,6 +363,20 @@ def whole(start: Start, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
 
     size = start.graph.preprocess.size_px
     return np.stack([centre(start.images.square(int(i)), size) for i in positions])
+
+
+def pooled_features(model: Adapted, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the head reads [n, D] of pixels uint8 [n, H, W, 3]."""
+    import torch
+
+    found: list[NDArray[np.float32]] = []
+    with torch.inference_mode():
+        hook = model.head.register_forward_pre_hook(lambda _, x: found.append(x[0].cpu().numpy()))
+        try:
+            answers(model, pixels)
+        finally:
+            hook.remove()
+    return np.concatenate(found)
 
 
 def answers(model: Adapted, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

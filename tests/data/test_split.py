@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from headstart.data.check import Findings, Refused, check
 from headstart.data.images import ImageInfo
 from headstart.data.sources import Dataset, Sample, read
-from headstart.data.split import FOLDS, Split, assign_folds, rows, split
+from headstart.data.split import FOLDS, Split, assign_folds, find_sites, rows, split
 from headstart.errors import DataError
 
 # one image: (class, content; None is a broken file, the user's own split, group)
@@ -342,6 +343,71 @@ def test_classes_that_hang_together_entirely_are_an_error_and_no_crash() -> None
         draw(images)  # seven classes of three images, any two of which share one
 
 
+# -- sites ---------------------------------------------------------------------------------------
+
+
+def sited(images: list[Toy], nested: bool = True) -> Split:
+    """Split a toy whose groups are sites."""
+    dataset, findings = build(images, 1 + max(image[0] for image in images))
+    return split(replace(dataset, group_name="site"), findings, 0, nested=nested)
+
+
+def at(sites: dict[str, tuple[int, int]]) -> list[Toy]:
+    """So many images of both classes at each site."""
+    return [
+        (c, f"{name}{c}{i}", None, name)
+        for name, counts in sites.items()
+        for c, n in enumerate(counts)
+        for i in range(n)
+    ]
+
+
+def test_few_groups_that_hold_enough_images_are_sites() -> None:
+    parts = sited(at({f"s{k}": (10, 10) for k in (1, 2, 10)}))
+    assert parts.sites == ("s1", "s2", "s10") and parts.no_sites == ""
+    assert parts.few_groups
+    assert parts.protocol == "hold-out of 1/5, stratified"
+    many = sited(at({f"s{k}": (5, 5) for k in range(21)}))
+    assert many.sites == () and not many.few_groups
+    assert draw(at({f"s{k}": (10, 10) for k in range(3)})).sites == ()  # no name: no user's groups
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (at({"a": (9, 9), "b": (9, 9), "c": (5, 4)}), "site c has 9 images"),
+        ([*at({"a": (9, 9), "b": (9, 9)}), (0, "n", None, None)], "1 image has no site"),
+        (at({"a": (9, 9), "b": (12, 1), "c": (12, 0)}), "without site a, hardly an image of c1"),
+    ],
+)
+def test_why_sites_are_not_held_out_is_said(images: list[Toy], words: str) -> None:
+    dataset, _ = build(images, 2)
+    dataset, every = replace(dataset, group_name="site"), np.arange(len(images))
+    labels = np.array([image[0] for image in images])
+    sites, why = find_sites(dataset, every, labels, every)
+    assert sites == () and words in why
+
+
+def test_two_sites_spare_none_for_a_test_part() -> None:
+    parts = sited(at({"a": (30, 30), "b": (30, 30)}))
+    assert len(parts.test) == 0 and parts.protocol == "nested cross-validation"
+    assert parts.sites == ("a", "b")
+    with pytest.raises(DataError, match="too few"):
+        sited(at({"a": (30, 30), "b": (30, 30)}), nested=False)
+
+
+def test_copies_are_tied_across_sites_and_sites_are_no_ties() -> None:
+    images = at({name: (20, 20) for name in "abcd"})
+    images[0] = (0, "same", None, "a")
+    images[45] = (0, "same", None, "b")
+    parts = sited(images)
+    tie = dict(zip([*parts.train, *parts.test], [*parts.tie, *parts.test_tie], strict=True))
+    assert tie[0] == tie[45]
+    assert len(set(tie.values())) == len(tie) - 1
+    group = dict(zip([*parts.train, *parts.test], [*parts.group, *parts.test_group], strict=True))
+    assert len(set(group.values())) == 3  # the copy ties a and b
+
+
 # -- split.csv -----------------------------------------------------------------------------------
 
 
@@ -359,6 +425,7 @@ def test_every_sample_has_one_row_that_says_where_it_went() -> None:
     assert [row[0] for row in table] == [sample.path for sample in dataset.samples]
     assert [row[2] for row in table] == ["train"] * 10 + ["left out"] * 2 + ["test"] * 2
     assert [row[4] for row in table[:10]] == parts.fold.tolist()
+    assert [row[3] for row in table[-2:]] == parts.test_group.tolist()
     assert parts.protocol == "given test part"
 
 

@@ -9,7 +9,7 @@ import pytest
 from headstart.data.check import check
 from headstart.data.sources import read
 from headstart.data.split import split
-from headstart.data.table import read_table, with_groups
+from headstart.data.table import check_columns, read_table, with_groups
 from headstart.errors import ArgumentError, DataError
 from toys import draw_photos
 
@@ -127,3 +127,45 @@ def test_useless_patterns_are_errors(photos: Path, pattern: str) -> None:
         file.rename(file.with_name(f"x_{next(names)}.png"))
     with pytest.raises((ArgumentError, DataError)):
         with_groups(read(photos), pattern)
+
+
+def test_further_columns_are_kept_beside_each_image(photos: Path) -> None:
+    rows = [
+        f"{p.relative_to(photos.parent)},{p.parent.name}, c{i % 3} ,{i},{i % 2},g{i // 2}"
+        for i, p in enumerate(sorted(photos.rglob("*.png"), reverse=True))
+    ]
+    file = write(photos.parent, "\n".join(["path,label,camera,age,group,site", *rows]))
+    table = read_table(file, "site")
+    assert (table.columns, table.group_name) == (("camera", "age", "group"), "site")
+    number = {row.split(",")[0]: i for i, row in enumerate(rows)}
+    order = [number[sample.path] for sample in table.samples]  # another order than the table's
+    assert table.column("camera") == [f"c{i % 3}" for i in order]
+    assert table.column("age") == [str(i) for i in order]
+    assert table.column("site") == [f"g{i // 2}" for i in order]
+    check_columns(table, ("age", "site"))
+    with pytest.raises(ArgumentError, match=r"Did you mean camera.*Columns: site, camera"):
+        check_columns(table, ("camrea",))
+    assert read_table(file).group_name == "group"
+
+
+def test_empty_cells_are_no_value_and_folders_have_no_columns(photos: Path) -> None:
+    table = read_table(write(photos.parent, listed(photos, ",camera", ", ")))
+    assert set(table.column("camera")) == {None}
+    folder = read(photos)
+    assert (folder.columns, folder.group_name) == ((), None)
+    with pytest.raises(ArgumentError, match=r"--by names no column.*Columns: none"):
+        check_columns(folder, ("camera",))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        (r"re:^(?P<plant>[a-z]+)_", "plant"),
+        (r"re:^([a-z]+)_(?P<other>\d)", "group"),
+        (r"re:^[a-z]+_", "group"),
+    ],
+)
+def test_groups_are_called_as_the_bracket_of_their_pattern(
+    photos: Path, pattern: str, name: str
+) -> None:
+    assert with_groups(read(photos), pattern).group_name == name

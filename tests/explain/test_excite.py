@@ -24,7 +24,8 @@ from headstart.explain.excite import (
     to_input,
     units,
 )
-from headstart.explain.receptive import Field, activations, fields
+from headstart.explain.field import Field
+from headstart.explain.receptive import activations, fields
 
 PRE = Preprocess(32, 32, mean=(0.5,) * 3, std=(0.25,) * 3)
 

@@ -17,7 +17,7 @@ import pytest
 
 from headstart import explaining
 from headstart.data.images import load_image
-from headstart.explain.gradcam import Heat
+from headstart.explain.heat import Heat
 from headstart.explaining import explain
 from headstart.plan.decide import Candidate
 from headstart.ship.predict import load

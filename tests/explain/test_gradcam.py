@@ -16,14 +16,13 @@ from torch import nn
 from headstart.data.images import Preprocess
 from headstart.errors import ArgumentError, ExtraMissingError
 from headstart.explain.gradcam import (
-    Heat,
     default_stage,
     grad_cam,
     heat_map,
-    rank_correlation,
     saliency,
     sanity,
 )
+from headstart.explain.heat import Heat, rank_correlation
 from headstart.explain.rebuild import Rebuilt, as_input, on_activation, rebuild
 from headstart.plan.decide import Candidate
 from headstart.ship.predict import load

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from headstart.backbone.demo_net import DemoNet
 from headstart.backbone.stages import HEAD
-from headstart.explain.receptive import Field, activations, fields
+from headstart.explain.field import Field
+from headstart.explain.receptive import activations, fields
 from networks import random_network
 
 

@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from headstart.errors import ArgumentError
 from headstart.files import strict
-from headstart.judge.complete import MOST_CLASSES, TARGETS, ChosenOn, complete, to_json
+from headstart.judge.complete import MOST_CLASSES, TARGETS, ChosenOn, Parts, complete, to_json
 from headstart.judge.curves import class_curves
 from headstart.judge.operating import OperatingPoint, Scores, operating_point
 from headstart.judge.subgroups import subgroups
@@ -99,3 +99,13 @@ def test_refuses_a_prevalence_of_no_class() -> None:
         complete(p, labels, names(2), prevalence={"c11": 0.1})
     with pytest.raises(ArgumentError, match="prevalence lies between"):
         complete(p, labels, names(2), prevalence={"c1": 1.5})
+
+
+def test_parts_may_count_other_draws_than_the_rest() -> None:
+    p, labels = drawn(11, 200, 2)
+    site = np.arange(200) // 50
+    tied = complete(p, labels, names(2), site, by={"site": site})
+    free = complete(p, labels, names(2), site, by=Parts({"site": site}, np.arange(200)))
+    assert tied.subgroups[0].worst is None  # each site is one draw: too few to say
+    assert free.subgroups[0].worst is not None
+    assert tied.curves == free.curves

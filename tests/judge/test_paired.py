@@ -14,7 +14,15 @@ from sklearn import metrics as sk
 from headstart.errors import DataError
 from headstart.files import csv_text, strict
 from headstart.judge.metrics import one_vs_rest
-from headstart.judge.paired import Answers, Comparison, Difference, compare, read_answers, to_json
+from headstart.judge.paired import (
+    Answers,
+    Comparison,
+    Difference,
+    compare,
+    only_right,
+    read_answers,
+    to_json,
+)
 
 NAMES = ("cat", "dog", "=wolf")
 
@@ -206,6 +214,34 @@ def test_refuses_runs_that_cannot_be_compared() -> None:
         compare(one, replace(two, labels=(two.labels + 1) % 3))
     with pytest.raises(DataError, match="more than one row"):
         compare(one, replace(two, paths=("a",) * 40))
+
+
+def test_the_interval_for_all_scores_is_the_one_that_decides() -> None:
+    for seed in range(20):
+        for d in compare(*runs(seed, 100, second=1.7)).differences:
+            one, all_ = d.difference, d.together
+            assert one.low is not None and one.high is not None
+            assert all_.low is not None and all_.high is not None
+            assert all_.low < one.low <= one.high < all_.high
+            assert d.real is not (all_.low <= 0 <= all_.high)
+
+
+def test_what_only_one_run_gets_right_is_named_by_path() -> None:
+    one, two = runs(14, 90, second=1.0)
+    first = Answers(one.paths[:80], one.labels[:80], one.probabilities[:80], NAMES)
+    order = [2, 0, 1]
+    second = Answers(
+        two.paths[10:], np.argsort(order)[two.labels[10:]], two.probabilities[10:][:, order],
+        tuple(NAMES[c] for c in order),
+    )  # fmt: skip
+    found = only_right(first, second)
+    right = [a.probabilities.argmax(1) == a.labels for a in (one, two)]
+    expected = [
+        tuple(one.paths[i] for i in range(10, 80) if right[k][i] and not right[1 - k][i])
+        for k in (0, 1)
+    ]
+    assert (found.first, found.second) == tuple(expected)
+    assert found.both + found.neither + len(found.first) + len(found.second) == 70
 
 
 def test_json_is_strict() -> None:

@@ -50,3 +50,20 @@ def test_choosing_the_luckiest_of_many_useless_candidates_gains_nothing() -> Non
 
 def test_few_images_get_more_folds() -> None:
     assert [outer_folds(n) for n in (60, 599, 600, 900)] == [10, 10, 5, 5]
+
+
+def test_copies_of_a_held_out_image_are_not_learned_from_where_folds_part_them() -> None:
+    site, ties = np.repeat(np.arange(3), 10), np.arange(30)
+    ties[12] = ties[25] = ties[3]
+    learned: dict[int, set[int]] = {}
+
+    def learn(rows: np.ndarray) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+        (left,) = set(range(3)) - set(site[rows].tolist())
+        learned[left] = set(rows.tolist())
+        return "top", lambda held: np.full((len(held), 2), 0.5)
+
+    found = nested_estimate([site], 2, learn, ties=ties)
+    assert found.probabilities.shape == (1, 30, 2) and found.folds == 3
+    for left, rows in learned.items():
+        others = set(np.flatnonzero(site != left).tolist())
+        assert rows == others - {3, 12, 25}

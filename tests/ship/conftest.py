@@ -1,9 +1,12 @@
-"""One finished run for all tests of this folder."""
+"""One finished run, and one browser, for all tests of this folder."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,3 +34,18 @@ def toys(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Toys:
         run = train(photos, folder / "run")
         early = train(photos, folder / "early", cut="b1")
     return Toys(photos, run, early)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; skips where it is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no chromium found")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--headless", "--disable-gpu"]
+        )
+        yield started
+        started.close()

@@ -44,7 +44,8 @@ class Sample:
 
     path is relative to the data set's root, with forward slashes; `split` is the user's own split
     (train, val, test) or None; `group` ties images together that must not be separated; `was` is the
-    label before it was corrected, None where it was not.
+    label before it was corrected, None where it was not; `cells` are the values of the data set's
+    further columns.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Sample:
     split: str | None = None
     group: str | None = None
     was: int | None = None
+    cells: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,17 @@ class Dataset:
     """(path, reason) of every file that was left out by its name."""
     test_root: Path | None = None
     """Where samples of `--test` lie; their paths begin with `test:`."""
+    columns: tuple[str, ...] = ()
+    """further columns of the table, in its order"""
+    group_name: str | None = None
+    """what the groups are called: the column's name, or that of the pattern's bracket"""
+
+    def column(self, name: str) -> list[str | None]:
+        """The value of a further column, or the group, of every sample; None: an empty cell."""
+        if name == self.group_name:
+            return [sample.group for sample in self.samples]
+        place = self.columns.index(name)
+        return [sample.cells[place] or None for sample in self.samples]
 
     def locate(self, sample: Sample) -> Path:
         """The file of a sample."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data.check import Findings
-from headstart.data.sources import Dataset
+from headstart.data.sources import Dataset, natural_key
 from headstart.errors import DataError, show
 
 FOLDS = 5
@@ -26,6 +26,10 @@ NESTED_BELOW = 1_000
 """fewer images than this are too few to give a fifth away for a test"""
 TEST_SHARE = 5
 """One fifth of the images is the test part when the user gives none."""
+MOST_SITES = 20
+"""with more groups, each is one of many draws; up to so many, each is a place of its own"""
+LEAST_OF_SITE = 10
+"""images that a site needs to be held out alone: its accuracy is then known to about 25 points"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,19 @@ class Split:
     protocol: str
     test_group: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """[N_test] as `group`"""
+    tie: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """[N_train] equal numbers show the same picture; as `group`, without the user's groups"""
+    test_tie: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """[N_test] as `tie`"""
+    sites: tuple[str, ...] = ()
+    """names of the user's groups where each can be held out in turn"""
+    no_sites: str = ""
+    """why not, where there are few groups all the same"""
+
+    @property
+    def few_groups(self) -> bool:
+        """Whether the user's groups are few, so that each is a part of the images to be compared."""
+        return bool(self.sites or self.no_sites)
 
     @property
     def folds(self) -> int:
@@ -58,7 +75,8 @@ def split(
     """Keep the user's own test part, or hold out a fifth; then fold the development part.
 
     Fewer than 1,000 images without a test part are all development: the estimate then comes from
-    nested cross-validation (`plan.nested`), and the test part is empty.
+    nested cross-validation (`plan.nested`), and the test part is empty. So are more images of only
+    two sites: neither can be spared for a test.
 
     Args:
         ties: samples that show the same picture and so stay together, as copies do.
@@ -69,15 +87,19 @@ def split(
         DataError: a class is too small to be split, named with what to do.
     """
     groups = _groups(dataset, findings, ties)
+    own = any(sample.group is not None for sample in dataset.samples)
+    tie = _groups(dataset, findings, ties, grouped=False) if own else groups
     labels = np.array([sample.label for sample in dataset.samples])
     left_out = {i: "unreadable" for i, info in enumerate(findings.infos) if info is None}
     usable = np.array([i for i in range(len(labels)) if i not in left_out], dtype=np.int64)
+    sites, no_sites = find_sites(dataset, usable, labels[usable], tie[usable])
     if dataset.has_test:
         train, test = _given(dataset, findings, usable, groups, left_out, ties)
         _demand(dataset, labels[train], groups[train], least=2, where="training part")
         protocol = "given test part"
-    elif nested and len(usable) < NESTED_BELOW:
-        _demand(dataset, labels[usable], groups[usable], least=3, where="data")
+    elif nested and (len(usable) < NESTED_BELOW or len(sites) == 2):
+        held_in_turn = tie if sites else groups  # every class is in two sites, which is enough
+        _demand(dataset, labels[usable], held_in_turn[usable], least=3, where="data")
         train, test = usable, usable[:0]
         protocol = "nested cross-validation"
     else:
@@ -88,7 +110,52 @@ def split(
         _demand(dataset, labels[test], groups[test], least=1, where="test part", tied=True)
         protocol = f"hold-out of 1/{TEST_SHARE}, stratified"
     fold = development_folds(labels[train], groups[train], FOLDS, seed + 1)
-    return Split(train, test, left_out, fold, groups[train], protocol, groups[test])
+    return Split(
+        train, test, left_out, fold, groups[train], protocol, groups[test],
+        tie[train], tie[test], sites, no_sites,
+    )  # fmt: skip
+
+
+def find_sites(
+    dataset: Dataset,
+    usable: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    ties: NDArray[np.int64],
+) -> tuple[tuple[str, ...], str]:
+    """The user's groups, where they are few enough for each to be held out in turn; else why not.
+
+    Two to twenty groups that hold every image, each with ten images or more, and every class at least
+    twice without it. Of more groups nothing is said: each of them is one draw of many.
+
+    Args:
+        usable: images [N] that can be read; labels [N], ties [N] of the same images.
+    """
+    names = [dataset.samples[i].group for i in usable]
+    counts = Counter(name for name in names if name is not None)
+    if dataset.group_name is None or not 2 <= len(counts) <= MOST_SITES:
+        return (), ""
+    what = show(dataset.group_name)
+    if None in names:
+        alone = names.count(None)
+        return (), f"{alone:,} {'image has' if alone == 1 else 'images have'} no {what}."
+    few = min(counts, key=lambda name: (counts[name], name))
+    if counts[few] < LEAST_OF_SITE:
+        return (), (
+            f"{what} {show(few)} has {counts[few]} images, and {LEAST_OF_SITE} are the least that "
+            "say anything."
+        )
+    own = np.array(names, dtype=object)
+    for name in counts:
+        others = own != name
+        others &= ~np.isin(ties, ties[~others])  # copies of what is held out are not learned from
+        left = _groups_per_class(labels[others], ties[others])
+        poor = [c for c in np.unique(labels).tolist() if left[c] < 2]
+        if poor:
+            return (), (
+                f"without {what} {show(name)}, hardly an image of {show(dataset.classes[poor[0]])} "
+                "would be left."
+            )
+    return tuple(sorted(counts, key=natural_key)), ""
 
 
 def _given(
@@ -233,9 +300,16 @@ def _holds(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> dict[int, Co
 
 
 def _groups(
-    dataset: Dataset, findings: Findings, ties: Sequence[Sequence[int]]
+    dataset: Dataset,
+    findings: Findings,
+    ties: Sequence[Sequence[int]],
+    grouped: bool = True,
 ) -> NDArray[np.int64]:
-    """One number per sample; equal for equal content or equal group (union of both); -1: refused."""
+    """One number per sample; equal for equal content or equal group (union of both); -1: refused.
+
+    Args:
+        grouped: whether the user's groups count.
+    """
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -247,7 +321,7 @@ def _groups(
     keys = []
     for sample, info in zip(dataset.samples, findings.infos, strict=True):
         key = None if info is None else f"content:{info.content_hash}"
-        if key is not None and sample.group is not None:
+        if grouped and key is not None and sample.group is not None:
             parent[root(key)] = root(f"group:{sample.group}")
         keys.append(key)
     for tied in ties:
@@ -290,12 +364,14 @@ def _demand(
 
 
 def rows(dataset: Dataset, split: Split) -> list[Sequence[object]]:
-    """The rows of split.csv: path, label, split, group, fold; one per sample."""
+    """The rows of split.csv: path, label, split, group, fold; one per sample. No fold: a test image."""
     place: dict[int, tuple[str, object, object]] = {
         int(i): ("train", int(g), int(f))
         for i, g, f in zip(split.train, split.group, split.fold, strict=True)
     }
-    place |= {int(i): ("test", "", "") for i in split.test}
+    place |= {
+        int(i): ("test", int(g), "") for i, g in zip(split.test, split.test_group, strict=True)
+    }
     return [
         (sample.path, dataset.classes[sample.label], *place.get(i, ("left out", "", "")))
         for i, sample in enumerate(dataset.samples)

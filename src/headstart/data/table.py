@@ -1,8 +1,10 @@
 """Images named in a table, and groups of images that must stay together.
 
-    --table FILE.csv      columns path,label and optionally group,split; paths relative to the file
+    --table FILE.csv      columns path,label and optionally group,split; paths relative to the file;
+                          every further column may part the images (--by)
     --group COLUMN        a column of the table (default: `group`, when there is one)
-    --group re:PATTERN    a pattern on the file name; its first bracket, or all of it, is the group
+    --group re:PATTERN    a pattern on the file name; its first bracket, or all of it, is the group;
+                          the bracket's name, as in (?P<site>..), is what the groups are called
 
 One patient, one plant, one camera: images of one group never lie on two sides of a split or a fold.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +24,7 @@ from headstart.errors import ArgumentError, DataError, nearest, show
 
 PATTERN = "re:"
 MOST_TABLE_BYTES = 1_000_000_000
+RESERVED = ("path", "label", "split")
 UNIQUE_SHARE = 0.9
 """a label that is another one in this share of the rows is an identifier, not a class"""
 LEAST_ROWS = 20
@@ -58,7 +62,29 @@ def read_table(file: Path, group: str | None = None) -> Dataset:
             (row[path], row[label], part, None if grouped is None else row[grouped] or None)
         )
     _check_paths(found, file)
-    return build_dataset(file.parent, found, [])
+    names = [n for n in dict.fromkeys(header) if n not in RESERVED and n != group]
+    places = [header.index(name) for name in names]
+    # One string per value, however many rows repeat it.
+    cells = {row[path]: tuple(sys.intern(row[i].strip()) for i in places) for row in rows}
+    dataset = build_dataset(file.parent, found, [])
+    samples = tuple(replace(one, cells=cells[one.path]) for one in dataset.samples)
+    return replace(dataset, samples=samples, columns=tuple(names), group_name=group)
+
+
+def check_columns(dataset: Dataset, by: Sequence[str]) -> None:
+    """Refuse columns to part the images by that there are not.
+
+    Raises:
+        ArgumentError: the nearest names and all of them.
+    """
+    known = [*([] if dataset.group_name is None else [dataset.group_name]), *dataset.columns]
+    for name in by:
+        if name not in known:
+            raise ArgumentError(
+                "--by names no column of the table" if dataset.columns else "--by names no column",
+                where=dataset.root, received=name,
+                do=f"{nearest(name, known)} Columns: {', '.join(map(show, known)) or 'none'}.".strip(),
+            )  # fmt: skip
 
 
 def with_groups(dataset: Dataset, pattern: str) -> Dataset:
@@ -94,7 +120,8 @@ def with_groups(dataset: Dataset, pattern: str) -> Dataset:
     rows = [[s.path, dataset.classes[s.label]] for s in samples]
     names = [s.group or "" for s in samples]
     _check_groups(names, f"--group {show(pattern)}", rows, dataset.root)
-    return replace(dataset, samples=tuple(samples))
+    called = {place: name for name, place in expression.groupindex.items()}.get(1, "group")
+    return replace(dataset, samples=tuple(samples), group_name=called)
 
 
 def _read(file: Path) -> tuple[list[str], list[list[str]]]:

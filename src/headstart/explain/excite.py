@@ -13,16 +13,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
 from headstart.data.images import ImageRefused, Preprocess, load_pixels
-from headstart.explain.receptive import Box, Field, activations
+from headstart.explain.field import Box, Field
 from headstart.parallel import progress
+
+if TYPE_CHECKING:  # what has no torch may choose and cut, too
+    from torch import Tensor, nn
 
 UNITS, PATCHES = 6, 6
 """units shown of each stage, patches shown of each unit"""
@@ -55,7 +57,7 @@ class Unit:
     index: int
     patches: tuple[Patch, ...]
     mostly: str | None
-    """the folder that most of the patches come from, where the images lie in several"""
+    """the class, or folder, that most of the patches come from, where the images are of several"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Excited:
 
 def to_input(pixels: NDArray[np.uint8], pre: Preprocess) -> Tensor:
     """uint8 [N, S, S, 3] -> normalised float32 [N, 3, S, S]."""
+    import torch
+
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (pre.mean, pre.std))
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
@@ -86,11 +90,7 @@ def to_input(pixels: NDArray[np.uint8], pre: Preprocess) -> Tensor:
 def excite(
     network: nn.Module, paths: Sequence[Path], pre: Preprocess, fields: Mapping[str, Field]
 ) -> Excited:
-    """Run every readable image through the network and note where each unit is excited most.
-
-    A position whose field reaches over the picture's rim counts only where nearly all do: there a
-    unit may be excited by the padding.
-    """
+    """Run every readable image through the network and note where each unit is excited most."""
     seen: set[str] = set()
     kept: list[Path] = []
     waiting: list[NDArray[np.uint8]] = []
@@ -126,17 +126,32 @@ def _note(
     fields: Mapping[str, Field],
     found: dict[str, list[tuple[NDArray[np.float32], Int, Int]]],
 ) -> None:
+    import torch
+
+    from headstart.explain.receptive import activations
+
     with torch.inference_mode():
         found_now = activations(network, to_input(np.stack(pixels), pre))
-        for stage in fields:
-            activation = found_now[stage]
-            maps = activation if activation.dim() == 4 else activation[:, :, None, None]
-            first, last = _inner(fields[stage])
-            maps = maps[:, :, first:last, first:last].float()
-            value, at = maps.flatten(2).max(2)
-            row, column = at // maps.shape[3] + first, at % maps.shape[3] + first
-            rows = (value.numpy(), row.numpy(), column.numpy())
-            found.setdefault(stage, []).append(rows)
+    for stage, field in fields.items():
+        found.setdefault(stage, []).append(peak(found_now[stage].float().numpy(), field))
+
+
+def peak(activation: NDArray[np.float32], field: Field) -> tuple[NDArray[np.float32], Int, Int]:
+    """Highest value of every channel [N, D], with its row and column.
+
+    A position whose field reaches over the picture's rim counts only where nearly all do: there a
+    unit may be excited by the padding.
+
+    Args:
+        activation: [N, D, h, w], or [N, D] of a stage without positions.
+    """
+    maps = activation if activation.ndim == 4 else activation[:, :, None, None]
+    first, last = _inner(field)
+    maps = maps[:, :, first:last, first:last]
+    flat = maps.reshape(*maps.shape[:2], -1)
+    at = flat.argmax(2)
+    value = np.take_along_axis(flat, at[..., None], 2)[..., 0]
+    return value, at // maps.shape[3] + first, at % maps.shape[3] + first
 
 
 def _inner(field: Field) -> tuple[int, int]:
@@ -181,27 +196,38 @@ def cut_px(field: Field) -> int:
     return field.whole_px if 2 * field.whole_px <= field.input_px else field.effective_px
 
 
-def units(excited: Excited, field: Field) -> list[Unit]:
-    """The chosen units of one stage with their patches, the most exciting first."""
+def units(
+    excited: Excited,
+    field: Field,
+    count: int = UNITS,
+    most: int = PATCHES,
+    names: Mapping[Path, str] | None = None,
+) -> list[Unit]:
+    """The chosen units of one stage with their patches, the most exciting first.
+
+    Args:
+        count: units. most: patches of each. names: class of each image; default: its folder's name.
+    """
     peaks = excited.peaks[field.stage]
-    several = len({path.parent for path in excited.paths}) > 1
+    names = names or {path: path.parent.name for path in excited.paths}
+    several = len({names[path] for path in excited.paths}) > 1
     found = []
-    for index in choose_units(peaks):
+    for index in choose_units(peaks, count, most):
         patches = tuple(
             Patch(
                 excited.paths[i],
                 _within(field, int(peaks.rows[i, index]), int(peaks.columns[i, index])),
                 float(peaks.values[i, index]),
             )
-            for i in _best(peaks, index)
+            for i in _best(peaks, index, most)
         )
-        name, times = Counter(patch.path.parent.name for patch in patches).most_common(1)[0]
+        name, times = Counter(names[patch.path] for patch in patches).most_common(1)[0]
         mostly = name if several and times >= MOSTLY * len(patches) else None
         found.append(Unit(field.stage, index, patches, mostly))
     return found
 
 
-def _best(peaks: Peaks, index: int) -> list[int]:
+def _best(peaks: Peaks, index: int, most: int) -> list[int]:
     """The images that excite a unit most, from the first on; a second copy of one is passed over."""
     values, rows, columns = (part[:, index] for part in (peaks.values, peaks.rows, peaks.columns))
     best: list[int] = []
@@ -215,7 +241,7 @@ def _best(peaks: Peaks, index: int) -> list[int]:
             or peaks.rows.max() == 0
         ):  # a vector has one place only
             best.append(int(i))
-        if len(best) == PATCHES:
+        if len(best) == most:
             break
     return best
 
@@ -225,7 +251,7 @@ def _within(field: Field, row: int, column: int) -> Box:
     picture: what it shows is a choice of ours anyway."""
     side = cut_px(field)
     left, top, right, bottom = field.box(row, column, side)
-    if side == field.whole_px:
+    if 2 * field.whole_px <= field.input_px:
         return left, top, right, bottom
     left, top = (min(max(0, at), field.input_px - side) for at in (left, top))
     return left, top, left + side, top + side

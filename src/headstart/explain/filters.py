@@ -9,7 +9,6 @@ D channels, k side of a kernel, S side of the network's input in px.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from headstart.backbone.load import config_of, load, preprocess_of
-from headstart.backbone.stages import HEAD
 from headstart.data.images import Preprocess, load_pixels
 from headstart.data.sources import image_files
 from headstart.errors import ArgumentError, DataError
 from headstart.explain.excite import cut_patch, excite, units
+from headstart.explain.field import Field, field_words
+from headstart.explain.kernels import Kernel, kernel_words, kernels_of
 from headstart.explain.maximise import maximise
 from headstart.explain.page import SMALL_PX, inline, render_page
-from headstart.explain.receptive import Field, activations, fields
+from headstart.explain.receptive import activations, fields
 from headstart.files import atomic_write
 from headstart.parallel import progress
 
@@ -40,20 +40,9 @@ PATCH_PX, DREAM_PX = 112, 160
 SMALL_FIELD_PX = 48
 DREAM_SIDES_PX = (64, 112)
 """side of a made picture: where a unit sees little of it, and else"""
-FAINT = 0.05
-"""kernels whose strongest weight is below this share of the strongest of all are left out"""
 DEAD = 1e-3
 """units that noise moves less than this share of the most moved one do not answer at all"""
 SIDES_PX = (32, 1024)
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """One filter of the first layer as a picture."""
-
-    index: int
-    pixels: NDArray[np.uint8]
-    """[k, k, 3]: grey is zero"""
 
 
 def show_filters(
@@ -94,7 +83,7 @@ def show_filters(
             "kernels": [
                 {"index": k.index, "source": inline(Image.fromarray(k.pixels))} for k in kernels
             ],
-            "kernels_words": _kernel_words(kernels),
+            "kernels_words": kernel_words(kernels),
             "stages": stages,
             "notice": _left_out(list(found), names),
             **facts,
@@ -106,32 +95,11 @@ def show_filters(
 
 
 def first_filters(network: nn.Module) -> list[Kernel]:
-    """The filters of the first convolution that reads the pixels; grey ones first, then coloured.
-
-    Each is drawn on its own scale: grey is zero, the strongest weight is full. Those that are next
-    to nothing beside the strongest have died in training and are left out.
-    """
+    """The filters of the first convolution that reads the pixels, as `kernels_of` draws them."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1:
-            weights = module.weight.detach().float().permute(0, 2, 3, 1).numpy()  # [D, k, k, 3]
-            break
-    else:
-        return []
-    top = np.maximum(np.abs(weights).max((1, 2, 3)), 1e-12)
-    pixels = (127.5 + 127.5 * weights / top[:, None, None, None]).round().astype(np.uint8)
-    coloured = weights.std(3).mean((1, 2)) / np.abs(weights).mean((1, 2, 3)).clip(1e-12)
-    alive = [int(i) for i in np.argsort(coloured, kind="stable") if top[i] >= FAINT * top.max()]
-    return [Kernel(i, pixels[i]) for i in alive]
-
-
-def _kernel_words(kernels: Sequence[Kernel]) -> str:
-    if not kernels:
-        return ""
-    side = kernels[0].pixels.shape[0]
-    return (
-        f"{len(kernels)} filters of {side} × {side} px, each on its own scale, where middle grey is "
-        "zero: first those that compare brightness (edges, spots), then those that compare colours."
-    )
+            return kernels_of(module.weight.detach().float().permute(0, 2, 3, 1).numpy())
+    return []
 
 
 def _spread(paths: Sequence[Path]) -> list[Path]:
@@ -191,7 +159,7 @@ def _patches(
             shown.append({"index": unit.index, "patches": patches, "mostly": unit.mostly})
         width = excited.peaks[name].values.shape[1]
         stages.append(
-            {"name": name, "words": _words(field, width, True), "units": shown, "dreams": []}
+            {"name": name, "words": field_words(field, width, True), "units": shown, "dreams": []}
         )
     left = f" {excited.refused} files could not be read." if excited.refused else ""
     facts = {
@@ -232,7 +200,7 @@ def _dreams(
             for i, p in zip(picked, made, strict=True)
         ]
         stages.append(
-            {"name": name, "words": _words(field, width, False), "units": [], "dreams": dreams}
+            {"name": name, "words": field_words(field, width, False), "units": [], "dreams": dreams}
         )
     facts = {
         "opening": [
@@ -253,22 +221,3 @@ def _alive(activations: Sequence[Tensor]) -> NDArray[np.int64]:
     spread = values.std(1).numpy()
     alive = np.flatnonzero(spread > DEAD * max(float(spread.max()), 1e-30))
     return alive if len(alive) else np.arange(len(spread))
-
-
-def _words(field: Field, width: int, cut: bool) -> str:
-    """What a person should know about a stage before looking at it."""
-    size = field.input_px
-    if field.positions == 1:
-        what = "numbers that the classifier reads" if field.stage == HEAD else "numbers"
-        return f"{width:,} {what}, each of the whole picture."
-    lay = f"{width:,} units on {field.positions} × {field.positions} positions. "
-    if field.covers:
-        sees = f"A position can see the whole picture ({size} px)"
-    else:
-        sees = f"A position sees {field.whole_px} × {field.whole_px} of the picture's {size} px"
-    if field.effective_px < field.whole_px:
-        sees += f", and listens mostly to {field.effective_px} × {field.effective_px} in its middle"
-    sees += "."
-    if cut and 2 * field.whole_px > size:
-        sees += " The patches are cut to those."
-    return lay + sees

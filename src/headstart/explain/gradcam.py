@@ -14,46 +14,18 @@ C classes, h w positions of a map, S side of the network's input in px.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from headstart.errors import ArgumentError, require
+from headstart.explain.heat import Heat, Method, rank_correlation
 from headstart.explain.rebuild import Rebuilt, as_input, randomised
 
-Method = Literal["gradcam", "saliency"]
 METHODS: tuple[Method, ...] = ("gradcam", "saliency")
-TOP = 99.0
-"""percentile of a map's values that is drawn as the hottest: single pixels must not rule a picture"""
 DRAWS = 3
 """random networks that a map is compared with"""
-
-
-@dataclass(frozen=True, slots=True)
-class Heat:
-    """What speaks for one class in one picture."""
-
-    method: Method
-    stage: str | None
-    """None for saliency, which reads the pixels"""
-    target: int
-    signed: NDArray[np.float32]
-    """[h, w] over the network's square; what speaks against the class is below zero"""
-
-    @property
-    def positive(self) -> NDArray[np.float32]:
-        """[h, w]: what speaks for the class, zero elsewhere."""
-        return np.maximum(self.signed, 0)
-
-    @property
-    def shown(self) -> NDArray[np.float32]:
-        """[h, w] in 0..1, as it is drawn: the hottest hundredth is 1."""
-        values = self.positive
-        top = float(np.percentile(values, TOP)) or float(values.max())
-        return np.asarray((values / top).clip(0, 1) if top else values, dtype=np.float32)
 
 
 def grad_cam(model: Rebuilt, pixels: NDArray[np.uint8], target: int, stage: str) -> Heat:
@@ -150,13 +122,3 @@ def sanity(
             other = heat_map(twin, pixels, target, method, stage).signed
             left.append(abs(rank_correlation(own, other)))
     return float(np.mean(left))
-
-
-def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Spearman's rank correlation of two maps; 0 when one of them is the same everywhere."""
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(values.ravel()) for values in (a, b)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

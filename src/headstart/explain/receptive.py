@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,45 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from headstart.backbone.stages import HEAD, tap_points
+from headstart.explain.field import Field
 from headstart.explain.rebuild import on_activation
 
 MOST = 0.95
 """share of the squared slope within the effective field"""
-Box = tuple[int, int, int, int]
-"""left, top, right, bottom in px; what lies outside the picture is the network's own padding"""
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """The receptive fields of one stage on a square input."""
-
-    stage: str
-    input_px: int
-    positions: int
-    """h (= w) of the stage's map; 1 for a vector"""
-    whole_px: int
-    """side of the whole field; `input_px` when it covers the picture"""
-    effective_px: int
-    """side of the effective field, at most the whole one"""
-    stride_px: float
-    """how far the fields of neighbours lie apart"""
-    first_px: float
-    """where the middle of position 0's field lies, as a coordinate between pixels"""
-
-    @property
-    def covers(self) -> bool:
-        """Whether one position can see the whole picture, or nearly."""
-        return self.whole_px >= 0.95 * self.input_px
-
-    def middle(self, position: int) -> float:
-        """Where the middle of a position's field lies on one axis, in px."""
-        return self.first_px + self.stride_px * position
-
-    def box(self, row: int, column: int, side_px: int | None = None) -> Box:
-        """The square of a side around a position's middle; default: the whole field."""
-        side = self.whole_px if side_px is None else side_px
-        top, left = (int(np.floor(self.middle(at) - side / 2 + 0.5)) for at in (row, column))
-        return left, top, left + side, top + side
 
 
 def activations(network: nn.Module, x: Tensor) -> dict[str, Tensor]:

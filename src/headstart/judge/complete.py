@@ -52,6 +52,17 @@ class ChosenOn:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """Columns, each with one value per image, and what counts as one draw [N]; None: the groups.
+
+    Where the groups are a few sites, the sites are parts themselves, and their images are the draws.
+    """
+
+    columns: Mapping[str, Sequence[object]]
+    units: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """Curves and operating points of every class against the rest, and the parts of the images.
 
@@ -71,7 +82,7 @@ def complete(
     groups: NDArray[Any] | None = None,
     chosen_on: ChosenOn | Unseen | None = None,
     prevalence: Mapping[str, float] | None = None,
-    by: Mapping[str, Sequence[object]] | None = None,
+    by: Mapping[str, Sequence[object]] | Parts | None = None,
     metric: str = "accuracy",
 ) -> Judgement:
     """Curves, operating points and parts of the data for probabilities [N, C] and labels [N].
@@ -99,9 +110,11 @@ def complete(
     truth, p = check_inputs(labels, probabilities)
     shares = prevalences(prevalence or {}, classes)
     wider_by = CROSS_VALIDATED if chosen_on is None else 1.0
+    asked = by if isinstance(by, Parts) else Parts(by or {})
+    units = groups if asked.units is None else asked.units
     parts = tuple(
-        subgroups.subgroups(column, values, p, truth, groups, metric, wider_by)
-        for column, values in (by or {}).items()
+        subgroups.subgroups(column, values, p, truth, units, metric, wider_by)
+        for column, values in asked.columns.items()
     )
     if len(classes) > MOST_CLASSES:
         note = f"No curves and operating points of single classes: {len(classes)} are too many."

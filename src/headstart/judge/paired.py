@@ -46,7 +46,8 @@ class Answers:
 class Difference:
     """One score of both runs, and first - second with its 95 % interval.
 
-    `real`: whether the interval that holds for all scores at once (Bonferroni) leaves out zero.
+    `together` has the interval that holds for all scores at once (Bonferroni); `real`: whether that
+    leaves out zero.
     For the log loss a negative difference speaks for the first run.
     """
 
@@ -54,7 +55,19 @@ class Difference:
     first: Metric
     second: Metric
     difference: Metric
+    together: Metric
     real: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OnlyRight:
+    """Paths of the common images that one run gets right and the other does not, in the order of the
+    first run; `both` and `neither` are counts of the rest."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    both: int
+    neither: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +185,36 @@ def _difference(
     one, two = wider(one, wider_by, CROSSED), wider(two, wider_by, CROSSED)
     found, strict = stretched(found, wider_by), stretched(strict, wider_by)
     assert strict.low is not None and strict.high is not None
-    return Difference(name, one, two, found, real=not strict.low <= 0 <= strict.high)
+    return Difference(name, one, two, found, strict, real=not strict.low <= 0 <= strict.high)
+
+
+def only_right(
+    first: Answers,
+    second: Answers,
+    names: tuple[str, str] = ("the first run", "the second run"),
+) -> OnlyRight:
+    """Which of the common images each run gets right that the other does not.
+
+    Raises:
+        DataError: as `compare`.
+
+    >>> p = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    >>> one = Answers(("a", "b", "c"), np.array([0, 1, 1]), p, ("x", "y"))
+    >>> two = Answers(("a", "b", "c"), np.array([0, 1, 1]), 1 - p, ("x", "y"))
+    >>> only_right(one, two)
+    OnlyRight(first=('a', 'b'), second=('c',), both=0, neither=0)
+    """
+    rows, others, columns = _matched(first, second, names)
+    labels = first.labels[rows]
+    one = first.probabilities[rows].argmax(1) == labels
+    two = second.probabilities[np.ix_(others, columns)].argmax(1) == labels
+    paths = np.array(first.paths, dtype=object)[rows]
+    return OnlyRight(
+        tuple(paths[one & ~two]),
+        tuple(paths[two & ~one]),
+        int((one & two).sum()),
+        int((~one & ~two).sum()),
+    )
 
 
 def _matched(

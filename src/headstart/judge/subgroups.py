@@ -130,6 +130,14 @@ def subgroups(
     return Subgroups(column, metric, found, small, worst.value, text)
 
 
+def part_scores(
+    probabilities: Floats, labels: Ints, groups: NDArray[Any] | None, wider_by: float = 1.0
+) -> tuple[Metric, ...]:
+    """Every score of one part of the images: probabilities [n, C], labels [n], groups [n]."""
+    images, every = _Images(probabilities, labels, groups, wider_by), np.ones(len(labels), bool)
+    return tuple(images.score(name, every) for name in SCORES)
+
+
 @dataclass(frozen=True, slots=True)
 class _Images:
     """All images, and how much wider their intervals are."""

@@ -4,6 +4,9 @@ Few images are too few to give a fifth of them away. So every image is held out 
 chosen from the data (candidate, cut, penalty, temperature) is chosen again without it (Varma &
 Simon 2006; Cawley & Talbot 2010). What is shipped is then learned from all images.
 
+Where the images come from a few sites, the sites are the folds: what a model is worth at a site that
+it has not seen.
+
 N images, C classes, R repeats.
 """
 
@@ -53,12 +56,15 @@ def nested_estimate(
     classes: int,
     learn: Callable[[Int], tuple[str, Callable[[Int], Float]]],
     workers: int = 1,
+    ties: Int | None = None,
 ) -> NestedEstimate:
     """Hold every image out once per draw.
 
     Args:
         draws: fold numbers [N], one array per repeat; groups are whole.
         workers: rounds that run side by side.
+        ties: [N] equal numbers show the same picture: where folds do not keep them together, what is
+            tied to a held-out image is not learned from.
         learn: given the positions of the images to learn from, does the whole selection on them and
             returns the candidate's name and a function from positions to probabilities [n, C].
     """
@@ -66,7 +72,10 @@ def nested_estimate(
 
     def one_round(place: tuple[int, int]) -> tuple[str, Float]:
         r, k = place
-        name, predict = learn(np.flatnonzero(draws[r] != k))
+        others = draws[r] != k
+        if ties is not None:
+            others &= ~np.isin(ties, ties[~others])
+        name, predict = learn(np.flatnonzero(others))
         return name, predict(np.flatnonzero(draws[r] == k))
 
     answers = np.full((len(draws), len(draws[0]), classes), np.nan)

@@ -117,7 +117,7 @@ def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> 
     what = "images, each held out in turn" if nested else f"test {'image' if n == 1 else 'images'}"
     lines += ["", f"On {n:,} {what}, with 95 % intervals:"]
     lines += _scores(evaluation, plan["metric"])
-    for key in ("before_relabel", "learning_curve"):
+    for key in ("before_relabel", "sites", "learning_curve"):
         more = evaluation.get(key)
         if (
             more is not None and more.get("gain", 0) is not None

@@ -108,8 +108,30 @@ def colours(
     return alt.Color(f"{field}:N", title=None, scale=scale, legend=legend)
 
 
-def finish(chart: Any, height: int, labels: Sequence[str] = ()) -> Record:
-    """Full width of its place on the page, one font, quiet axes; as plain JSON values."""
+def inline(values: Sequence[Record]) -> Any:
+    """Rows of values for a chart; as a tuple, which altair does not copy again with every layer."""
+    import altair as alt
+
+    return alt.Data(values=tuple(values))
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """Columns of a legend at the foot of a chart, so that a telephone has room for them."""
+    longest = min(max(map(len, labels), default=1), 18)
+    return max(1, min(10, LEGEND_PX // (26 + 7 * longest)))
+
+
+def finish(
+    chart: Any,
+    height: int,
+    labels: Sequence[str] = (),
+    rows: dict[str, list[Record]] | None = None,
+) -> Record:
+    """Full width of its place on the page, one font, quiet axes; as plain JSON values.
+
+    Args:
+        rows: values of the chart's named data: altair would copy each row a dozen times.
+    """
     import altair as alt
 
     text = {"labelFont": FONT, "titleFont": FONT, "labelFontSize": 12, "titleFontSize": 12}
@@ -134,5 +156,6 @@ def finish(chart: Any, height: int, labels: Sequence[str] = ()) -> Record:
     )
     if labels:
         styled = styled.add_params(alt.param(name="labels", value=list(labels)))
-    spec: Record = styled.to_dict()
-    return spec
+    # Every part was validated when it was made; once more for the whole takes most of the time.
+    spec: Record = styled.to_dict(validate=False)
+    return spec | ({"datasets": rows} if rows else {})

@@ -16,6 +16,7 @@ from headstart.ship.chart_parts import (
     axis,
     colours,
     finish,
+    inline,
     named,
     number,
     places,
@@ -23,7 +24,7 @@ from headstart.ship.chart_parts import (
     titled,
 )
 from headstart.ship.plan_charts import candidates, depth_curve, quadrant
-from headstart.ship.report_words import SHORT
+from headstart.ship.report_names import SHORT
 
 LOSS, RATE = "loss on the training images", "learning rate, on a scale of its own"
 DOT: Record = {"filled": True, "size": 50, "opacity": 1}
@@ -73,7 +74,7 @@ def _count_bars(labels: list[str], rows: list[Record]) -> Record:
         values.append({"class": place, "part": "training", "from": 0, "to": train})
         values.append({"class": place, "part": "test", "from": train, "to": train + test})
     chart = (
-        alt.Chart(alt.Data(values=values))
+        alt.Chart(inline(values))
         .mark_bar(height={"band": 0.72})
         .encode(
             x=alt.X("to:Q", title="images", axis=alt.Axis(tickMinStep=1)),
@@ -91,7 +92,7 @@ def _ranked_counts(totals: list[int]) -> Record:
 
     values = [{"rank": rank, "images": n} for rank, n in enumerate(totals, start=1)]
     chart = (
-        alt.Chart(alt.Data(values=values))
+        alt.Chart(inline(values))
         .mark_area(color=BLUE, opacity=0.75, line=True, interpolate="step-after")
         .encode(
             x=alt.X(
@@ -118,8 +119,8 @@ def training(trained: Record) -> Chart | None:
     y = alt.Y("value:Q", title="loss", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
     # The rate's height means nothing beside the loss, only its course does: it has no axis.
     bare = alt.Y("value:Q", title=None, scale=alt.Scale(zero=True), axis=None)
-    loss = alt.Chart(alt.Data(values=losses)).encode(x=x, y=y, color=colour)
-    rate = alt.Chart(alt.Data(values=rates)).encode(x=x, y=bare, color=colour)
+    loss = alt.Chart(inline(losses)).encode(x=x, y=y, color=colour)
+    rate = alt.Chart(inline(rates)).encode(x=x, y=bare, color=colour)
     drawn = alt.layer(loss.mark_line(strokeWidth=2), loss.mark_point(**DOT))
     if rates:
         below = rate.mark_line(strokeWidth=1.5, strokeDash=[4, 3])
@@ -153,7 +154,7 @@ def training_score(trained: Record, plan: Record) -> Chart | None:
     legend = alt.Legend(
         orient="top", columns=1, labelExpr="labels[datum.value]", labelLimit=LEGEND_PX
     )
-    base = alt.Chart(alt.Data(values=values)).encode(
+    base = alt.Chart(inline(values)).encode(
         x=_epochs(values),
         y=alt.Y("value:Q", title=titled(metric), scale=alt.Scale(zero=False), axis=axis(metric)),
         color=alt.Color("kind:N", title=None, scale=scale, legend=legend),
@@ -212,7 +213,7 @@ def confusion(evaluation: Record) -> Chart | None:
     angle = 0 if short else -40 if len(labels) <= 15 else -90
     bare: Record = {"ticks": False, "domain": False}
     across = places(labels, orient="top", labelAngle=angle, labelLimit=110, **bare)
-    base = alt.Chart(alt.Data(values=values)).encode(
+    base = alt.Chart(inline(values)).encode(
         x=alt.X("predicted:N", title="predicted", **across),
         y=alt.Y("true:N", title="true class", **places(labels, **bare)),
     )
@@ -254,11 +255,9 @@ def reliability(evaluation: Record) -> Chart | None:
     diagonal = [{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]
     dots = alt.Scale(type="sqrt", range=[30, 500], domain=[0, max(row["n"] for row in values)])
     chart = alt.layer(
-        alt.Chart(alt.Data(values=diagonal))
-        .mark_line(color=GREY, strokeDash=[4, 4])
-        .encode(x=x, y=y),
-        alt.Chart(alt.Data(values=values)).mark_line(color=BLUE, strokeWidth=1.5).encode(x=x, y=y),
-        alt.Chart(alt.Data(values=values))
+        alt.Chart(inline(diagonal)).mark_line(color=GREY, strokeDash=[4, 4]).encode(x=x, y=y),
+        alt.Chart(inline(values)).mark_line(color=BLUE, strokeWidth=1.5).encode(x=x, y=y),
+        alt.Chart(inline(values))
         .mark_point(filled=True, color=BLUE, opacity=0.85)
         .encode(x=x, y=y, size=alt.Size("n:Q", scale=dots, legend=None)),
     )

@@ -20,6 +20,7 @@ from headstart.ship.chart_parts import (
     Record,
     axis,
     finish,
+    inline,
     is_share,
     named,
     number,
@@ -28,8 +29,9 @@ from headstart.ship.chart_parts import (
     titled,
 )
 from headstart.ship.charts import DOT, _by_epoch, _epochs
-from headstart.ship.report import _environment, _specs, _texts, _vega, cleaned, render
-from headstart.ship.report_words import SHORT, signed
+from headstart.ship.page import cleaned, environment, specs, texts, vega
+from headstart.ship.report import render
+from headstart.ship.report_names import SHORT
 
 PALETTE = (BLUE, "#56a8d6", ORANGE, "#7a3b0a", "#2f8f6b", "#9a5fb0")
 """apart for colour-blind eyes: light and dark in each pair that a weak eye confuses"""
@@ -69,10 +71,10 @@ def render_comparison(run_dir: Path) -> str:
     found = record(stored.get("head_start"))
     saved = [row["sentence"] for row in records(found.get("curves")) if row.get("sentence")]
     steps = record(found.get("steps")).get("sentence")
-    environment = _environment()
-    environment.filters["signed"] = signed
     return str(
-        environment.get_template("compare.html").render(
+        environment()
+        .get_template("compare.html")
+        .render(
             name=str(run.get("name") or cleaned(run_dir.resolve().name)),
             run=run,
             versions={"headstart": run.get("headstart"), **record(run.get("versions"))},
@@ -83,14 +85,14 @@ def render_comparison(run_dir: Path) -> str:
             preferred=stored.get("preferred"),
             rows=records(stored.get("rows")),
             pairs=records(stored.get("pairs")),
-            notes=_texts(stored.get("notes")),
-            left_out=_texts(stored.get("left_out")),
-            saved=_texts(saved),
+            notes=texts(stored.get("notes")),
+            left_out=texts(stored.get("left_out")),
+            saved=texts(saved),
             steps=steps,
             names=NAMES,
             charts=charts,
-            specs=_specs(charts),
-            vega=_vega(),
+            specs=specs(charts),
+            vega=vega(),
         )
     )
 
@@ -143,7 +145,7 @@ def cost(stored: Record) -> Chart | None:
     shape = alt.Shape(
         "kind:N", title=None, scale=alt.Scale(domain=places, range=list(SHAPES[: len(labels)]))
     )
-    base = alt.Chart(alt.Data(values=values))
+    base = alt.Chart(inline(values))
     drawn = alt.layer(
         base.mark_rule(strokeWidth=2).encode(x=x, y=y, y2="high:Q", color=colour),
         base.mark_point(filled=True, size=110, opacity=1).encode(
@@ -191,9 +193,9 @@ def start(stored: Record) -> Chart | None:
     if rule:
         labels.append("where the pre-trained weights start")
     colour = _kinds(labels, [BLUE, ORANGE][: len(labels) - bool(rule)] + [GREY] * bool(rule))
-    base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y, color=colour)
+    base = alt.Chart(inline(values)).encode(x=x, y=y, color=colour)
     drawn = alt.layer(
-        alt.Chart(alt.Data(values=rule))
+        alt.Chart(inline(rule))
         .encode(x=x, y=y, color=colour)
         .mark_line(strokeWidth=1.5, strokeDash=[4, 3]),
         base.mark_line(strokeWidth=2),
@@ -247,9 +249,9 @@ def images(stored: Record) -> Chart | None:
     if rule:
         labels.append("random weights, all images")
     colour = _kinds(labels, [BLUE, "#2f8f6b"][: len(labels) - bool(rule)] + [ORANGE] * bool(rule))
-    base = alt.Chart(alt.Data(values=values)).encode(x=x, color=colour)
+    base = alt.Chart(inline(values)).encode(x=x, color=colour)
     drawn = alt.layer(
-        alt.Chart(alt.Data(values=rule))
+        alt.Chart(inline(rule))
         .encode(x=x, y=y, color=colour)
         .mark_line(strokeWidth=1.5, strokeDash=[4, 3]),
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q"),

@@ -15,6 +15,7 @@ from headstart.ship.chart_parts import (
     axis,
     colours,
     finish,
+    inline,
     named,
     places,
     titled,
@@ -91,7 +92,7 @@ def _quadrant_bands(
         lines += [("y", similar), ("y", different)]
     keys = ("left", "right", "low", "high", "fill")
     rects = (
-        alt.Chart(alt.Data(values=[dict(zip(keys, box, strict=True)) for box in boxes]))
+        alt.Chart(inline([dict(zip(keys, box, strict=True)) for box in boxes]))
         .mark_rect()
         .encode(
             x=alt.X(
@@ -114,7 +115,7 @@ def _quadrant_bands(
         )
     )
     rules = [
-        alt.Chart(alt.Data(values=[{way: value}]))
+        alt.Chart(inline([{way: value}]))
         .mark_rule(color=GREY, strokeDash=[4, 3])
         .encode(**{way: f"{way}:Q"})
         for way, value in lines
@@ -147,7 +148,7 @@ def _quadrant_names(x: tuple[float, ...], y: tuple[Any, ...], prior: list[int]) 
     for case, place, edge, label in rows:
         row = {"x": place, "y": y[-1] if edge == "top" else y[0], "label": label}
         style = {"fontSize": 12, "color": SOFT, "lineHeight": 15, "baseline": "top"}
-        mark = alt.Chart(alt.Data(values=[row])).mark_text(
+        mark = alt.Chart(inline([row])).mark_text(
             **style,
             dy=6 if edge == "top" else -3 - 15 * len(label),
             fontWeight=700 if case in prior else 400,
@@ -172,7 +173,7 @@ def _quadrant_point(
     at = 0.5 * top if shift is None else shift
     said = ["your images"] if shift is not None else ["your images,", "shift unknown"]
     row = {"x": n, "y": shift, "low": low, "high": high, "at": at, "said": said}
-    base = alt.Chart(alt.Data(values=[row])).encode(x="x:Q")
+    base = alt.Chart(inline([row])).encode(x="x:Q")
     whisker = {"color": ORANGE, "strokeWidth": 2.5}
     layers = []
     if shift is None:
@@ -230,7 +231,7 @@ def depth_curve(plan: Record) -> Chart | None:
     line, point = {"strokeWidth": 2}, {"filled": True, "opacity": 1}
 
     def drawn(values: list[Record]) -> Any:
-        return alt.Chart(alt.Data(values=values)).encode(x=x, color=colour)
+        return alt.Chart(inline(values)).encode(x=x, color=colour)
 
     layers = [
         drawn(seen).mark_line(strokeDash=[5, 4], **line).encode(y=y),
@@ -240,7 +241,7 @@ def depth_curve(plan: Record) -> Chart | None:
     ]
     if control:
         layers = [
-            alt.Chart(alt.Data(values=control))
+            alt.Chart(inline(control))
             .mark_area(color=GREY, opacity=0.25)
             .encode(x=x, y="low:Q", y2="high:Q"),
             drawn(control).mark_line(strokeWidth=1.5).encode(y=y),
@@ -284,7 +285,7 @@ def _level(value: float | None, label: str) -> list[Any]:
         return []
     import altair as alt
 
-    base = alt.Chart(alt.Data(values=[{"value": value, "label": label}])).encode(y="value:Q")
+    base = alt.Chart(inline([{"value": value, "label": label}])).encode(y="value:Q")
     return [
         base.mark_rule(color=GREY, strokeDash=[2, 3]),
         base.mark_text(align="left", dx=4, dy=-7, color="#5b6670").encode(
@@ -316,7 +317,7 @@ def candidates(plan: Record) -> Chart | None:
     kinds = [kind for kind in shades if kind in present]
     metric = str(plan.get("metric") or "accuracy")
     title = f"{titled(metric)} on images held out"
-    base = alt.Chart(alt.Data(values=values)).encode(
+    base = alt.Chart(inline(values)).encode(
         y=alt.Y("place:N", title=None, **places(labels, labelLimit=140, parted="\\n")),
         color=colours("kind", kinds, [shades[kind] for kind in kinds], columns=1),
     )
@@ -358,5 +359,5 @@ def _baseline_line(plan: Record) -> list[Any]:
     import altair as alt
 
     best = max(rows, key=lambda row: float(row["score"]))
-    line = alt.Chart(alt.Data(values=[{"value": best["score"]}]))
+    line = alt.Chart(inline([{"value": best["score"]}]))
     return [line.mark_rule(color=GREY, strokeDash=[5, 4], strokeWidth=1.5).encode(x="value:Q")]

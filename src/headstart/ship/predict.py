@@ -24,6 +24,7 @@ from headstart.errors import ArgumentError, BundleError, require, told
 from headstart.files import csv_text, strict, sync_folder, temporary
 from headstart.judge.conformal import predict_sets
 from headstart.judge.unlike import strangeness
+from headstart.notebook import answer_html, model_html
 from headstart.parallel import ordered_map
 from headstart.ship.bundle import FEATURES, Bundle, read_bundle
 
@@ -45,6 +46,11 @@ class Prediction:
     unlike: bool | None = None
     """whether the picture is unlike all that the model learned from; None: the model cannot tell"""
 
+    def _repr_html_(self) -> str:
+        return answer_html(
+            self.path, self.predicted, self.confidence, self.error, self.possible, self.unlike
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -65,6 +71,11 @@ class Model:
     def classes(self) -> tuple[str, ...]:
         """The classes in the order of the probabilities."""
         return self.bundle.classes
+
+    def _repr_html_(self) -> str:
+        backbone = self.bundle.description["backbone"]
+        size_px = self.bundle.preprocess.size_px
+        return model_html(self.classes, backbone["name"], size_px, backbone["licence"])
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [N, H, W, 3], RGB and upright -> calibrated probabilities float32 [N, C]."""

@@ -1,107 +1,22 @@
-"""The report's words: its sentences, the names of things, and numbers as people read them."""
+"""The report's sentences about the data, the decision and the training."""
 
 from __future__ import annotations
 
-import json
 import re
 
-from headstart.ship.chart_parts import Record, is_share, number, record, records
+from headstart.ship.chart_parts import Record, number, record, records
 from headstart.ship.plan_charts import PROBED, kind_of
-
-MISSING = "–"
-CASES = {
-    1: "few and similar to the source",
-    2: "few and different from the source",
-    3: "many and similar to the source",
-    4: "many and different from the source",
-}
-STRATEGIES = {
-    "head_top": "kept the whole pre-trained network frozen and trained only a new last layer",
-    "head_cut": "sliced off the later stages of the network, kept the early ones frozen and trained "
-    "only a new last layer on their features",
-    "finetune": "replaced the last layer and re-trained the whole network from its pre-trained weights",
-    "scratch": "replaced the last layer and trained the whole network from random weights",
-    "all_stages": "kept the whole pre-trained network frozen and trained one new layer on the "
-    "features of every stage",
-    "partial": "replaced the last layer and re-trained only the last stages of the network",
-}
-SHORT = {
-    "head_top": "new head on the frozen network",
-    "head_cut": "new head on the early stages, frozen",
-    "finetune": "whole network re-trained",
-    "scratch": "whole network trained from scratch",
-    "all_stages": "new head on all stages, frozen",
-    "partial": "last stages re-trained",
-}
-RETRAINED = ("finetune", "scratch", "partial")
-PARTS = {
-    r"head_top\b": SHORT["head_top"],
-    r"head_cut@": "new head on the stages up to the one that is named, frozen",
-    r"all_stages": SHORT["all_stages"],
-    r"finetune\b": SHORT["finetune"],
-    r"scratch\b": SHORT["scratch"],
-    r"partial\b": SHORT["partial"],
-    r"\+spread": "the head reads how much each feature varies over the image beside its mean",
-    r"@squash": "images squeezed to a square instead of cropped",
-    r"@pad": "images given a border to make them square",
-    r"@\d{1,5}px": "images shown at this many pixels to each side",
-    r"\+mirror": "the head also learns from mirror images",
-    r"\+weights": "every class weighs the same while the head learns",
-    r"\+mlp:\d{1,5}": "a head with a hidden layer of this width",
-}
-"""what the parts of a candidate's name mean"""
-OPERATIONS = {
-    "crop": "a random part of the image",
-    "flip": "mirrored left to right",
-    "flip_vertical": "mirrored upside down",
-    "rotate90": "turned by quarter turns",
-    "rotate": "turned by a few degrees",
-    "colour": "brightness, contrast and colour changed a little",
-    "grey": "without colour now and then",
-    "erase": "a rectangle covered now and then",
-}
-LIKENESS = {
-    "similar": "similar to",
-    "different": "different from",
-    "unclear": "neither clearly similar to nor clearly different from",
-}
-KINDS = {
-    "same content": "identical files",
-    "copy": "saved again or resized",
-    "turned": "mirrored or turned",
-    "cropped": "slightly cropped",
-    "exposed": "brighter, darker or of another contrast",
-}
-FINDINGS = {
-    "conflict": (
-        "One picture, two labels",
-        "At most one of the labels can be right. Please look at these first.",
-    ),
-    "leak": (
-        "One picture on both sides of the split",
-        "The same picture for training and for the test would make the result rosier than it is. "
-        "These were taken out of training, never out of the test.",
-    ),
-    "near": (
-        "Nearly the same picture",
-        "Saved again, resized, mirrored, turned, slightly cropped or re-exposed. They are kept on "
-        "the same side of every split.",
-    ),
-    "copy": (
-        "Copies",
-        "The same file more than once. Copies are kept on the same side of every split.",
-    ),
-}
-MEANINGS = {
-    "accuracy": "share of images classified correctly",
-    "balanced_accuracy": "mean over the classes of the share found, so that rare classes count equally",
-    "macro_f1": "mean over the classes of the balance between precision and recall",
-    "log_loss": "how far the given probabilities are from the truth; 0 is perfect",
-    "auc": "chance that an image of the class scores higher than one of another class",
-    "top5_accuracy": "share of images whose true class is among the five most likely",
-    "brier": "mean squared error of the probabilities; 0 is perfect",
-    "ece": "mean distance between confidence and accuracy; 0 is perfect",
-}
+from headstart.ship.report_names import (
+    CASES,
+    FINDINGS,
+    LIKENESS,
+    OPERATIONS,
+    PARTS,
+    RETRAINED,
+    SHORT,
+    STRATEGIES,
+)
+from headstart.ship.report_numbers import count, interval, score, signed, spread, words
 
 
 def found(data: Record) -> str:
@@ -152,8 +67,8 @@ def found_paths(data: Record) -> dict[str, list[list[str]]]:
     return found
 
 
-def done(plan: Record) -> str:
-    """Second sentence: what headstart did about it."""
+def done(plan: Record, planned: bool = False) -> str:
+    """Second sentence: what headstart did about it, or would do."""
     strategy = plan.get("strategy")
     if not strategy:
         return "What was done with them is not stored in this run folder."
@@ -164,6 +79,9 @@ def done(plan: Record) -> str:
     # A flag that is broken after its first hyphen is hard to read.
     flag = str(plan.get("forced") or "").replace("-", "\u2011").replace(" ", "\u00a0")
     case += f" ({flag} was given)" if flag else ""
+    if planned:
+        way = SHORT.get(str(strategy), words(strategy))
+        return f"The data set is {size} and {likeness}; the plan is a {way}{case}."
     return (
         f"The data set is {size} and {likeness}; headstart "
         f"{STRATEGIES.get(strategy, f'used the strategy {strategy}')}{case}."
@@ -318,83 +236,15 @@ def confused(evaluation: Record) -> list[Record]:
     return sorted(pairs, key=lambda pair: -float(pair["n"]))[:20]
 
 
-# -- numbers, as the template's filters ------------------------------------------------------------
-
-
-def count(value: object) -> str:
-    """A whole number with thousands separated."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return (
-        f"{value:,}" if isinstance(value, int | float) else MISSING if value is None else str(value)
-    )
-
-
-def score(value: object, metric: object = "accuracy") -> str:
-    """A score: shares in per cent, all others with three decimals.
-
-    Where candidates are compared a log loss is stored negated, so that more is better; the sign
-    is not shown.
-    """
-    if not isinstance(value, int | float):
-        return MISSING
-    value = abs(value) if metric == "log_loss" else value
-    return f"{value:.1%}".replace("%", "\u00a0%") if is_share(metric) else f"{value:.3f}"
-
-
-def interval(metric: object, name: object = None) -> str:
-    """The two ends of a metric's interval, or a dash when there is none."""
-    row = metric if isinstance(metric, dict) else {}
-    low, high = row.get("low"), row.get("high")
-    if low is None or high is None:
-        return MISSING
-    called = name or row.get("name")
-    start = f"{100 * low:.1f}" if is_share(called) else score(low, called)
-    return f"{start} to {score(high, called)}"
-
-
-def spread(value: object, metric: object = "accuracy") -> str:
-    """A standard error behind its score: shares in points of a hundred, without the unit."""
-    if not isinstance(value, int | float):
-        return ""
-    return f"±\u00a0{points(value, metric)}"
-
-
-def points(value: object, metric: object = "accuracy") -> str:
-    """A difference of scores: shares in points of a hundred, all others with three decimals."""
-    if not isinstance(value, int | float):
-        return MISSING
-    return f"{100 * value:.1f}" if is_share(metric) else f"{value:.3f}"
-
-
-def signed(value: object, metric: object = "accuracy") -> str:
-    """A gain, with its sign."""
-    if not isinstance(value, int | float):
-        return MISSING
-    text = f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3f}"
-    return text.replace("-", "\u2212")
-
-
-def duration(seconds: object) -> str:
-    """Seconds as people say them."""
-    value = number(seconds)
-    if value is None or value < 0:
-        return MISSING
-    if value < 90:
-        return f"{value:.0f} s"
-    return f"{value / 60:.1f} min" if value < 5_400 else f"{value / 3_600:.1f} h"
-
-
-def words(name: object) -> str:
-    """A stored name as words: balanced_accuracy becomes balanced accuracy."""
-    if not name:
-        return MISSING
-    said = str(name).replace("_", " ")
-    return {"auc": "AUC", "macro f1": "macro F1"}.get(said, said)
-
-
-def plain(value: object) -> str:
-    """A setting's value as text."""
-    if value is None:
-        return MISSING
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def evaluated(evaluation: Record) -> list[str]:
+    """The first two sentences about a finished model on new labelled images."""
+    n, classes = evaluation.get("n"), len(evaluation.get("classes") or [])
+    if n is None:
+        return ["What the model was judged on is not stored in this run folder."]
+    unread = len(records(evaluation.get("unreadable")))
+    rest = f"; {unread:,} more could not be read" if unread else ""
+    return [
+        f"{n:,} labelled images were shown to a finished model that tells {classes:,} classes "
+        f"apart{rest}.",
+        "It answered each of them once; nothing was learned from them.",
+    ]

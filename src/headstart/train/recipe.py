@@ -22,9 +22,8 @@ FEW = 1_000
 """images below which weights are drawn to the start and crops keep half of the area"""
 MIX_FROM = 20_000
 """images from which MixUp helps; below it only slows learning (Kolesnikov et al. 2020, BiT)"""
-RATES = (1e-4, 3e-4, 3e-5)
-"""base rates to try, the best guess first: 480 hand signs rose from .858 to .933 in every epoch but
-the last, while at three times the rate the first epoch lost what the head knew"""
+RATES = (3e-4, 1e-4, 3e-5)
+"""base rates to try, the best guess first (docs/log.md has what each brought)"""
 
 
 @dataclass(frozen=True, slots=True)
