@@ -1,4 +1,4 @@
-"""One finished run, and one browser, for all tests of this folder."""
+"""One finished run for all tests of this folder, and a browser."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def toys(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Toys:
     return Toys(photos, run, early)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium; skips where it is not installed."""
+    """Headless Chromium, or a skip; per module, for two of them cannot be driven at once."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = shutil.which("chromium")
     if program is None:

@@ -337,7 +337,7 @@ def learning_curve(evaluation: Record, plan: Record) -> Chart | None:
     name = str(plan.get("metric") or stored.get("criterion") or "accuracy")
 
     def at(images: float) -> float:
-        return a - b * images**-c
+        return float(a - b * images**-c)
 
     steps = [first * (2 * n / first) ** (k / TWICE) for k in range(TWICE + 1)]
     known = [{"n": x, "value": at(x), "kind": FITTED} for x in (*(x for x in steps if x < n), n)]
