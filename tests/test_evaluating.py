@@ -85,6 +85,31 @@ def test_parts_of_a_table_and_readers_stand_beside_the_model(toy: Path, tmp_path
         found.score("beauty")
 
 
+def test_classes_taken_together_get_curves_thresholds_and_readers_of_their_own(
+    toy: Path, tmp_path: Path, capsys: Any
+) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text((toy / "people.csv").read_text().replace(",light", ",not night"))
+    headstart.evaluate(
+        toy / "run", table=toy / "new.csv", out=tmp_path / "judged", readers=people,
+        together={"night": ["dark"]},
+    )  # fmt: skip
+    found = read_json(tmp_path / "judged" / "evaluation.json")
+    assert [row["name"] for row in found["curves"]] == ["dark", "light", "night"]
+    same = [
+        next(row for row in found["curves"] if row["name"] == name) for name in ("dark", "night")
+    ]
+    assert same[0]["auc"]["value"] == same[1]["auc"]["value"]
+    assert [study["name"] for study in found["readers"]] == ["night"]
+    arguments = ("evaluate", toy / "run", toy / "new", "--out", tmp_path / "none")
+    assert "No such class" in refused(capsys, *arguments, "--together", "night=drak")
+    assert "NAME=CLASS" in refused(capsys, *arguments, "--together", "night")
+    assert "others beside" in refused(
+        capsys, *arguments, "--together", "all=dark", "--together", "all=light"
+    )
+    assert not (tmp_path / "none").exists()
+
+
 def test_images_that_it_learned_from_are_told_and_a_bare_model_crosses_its_thresholds(
     toy: Path, tmp_path: Path, capsys: Any
 ) -> None:

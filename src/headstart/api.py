@@ -265,12 +265,14 @@ def evaluate(
     by: Sequence[str] = (),
     readers: str | Path | None = None,
     prevalence: Mapping[str, float] | str | None = None,
+    together: Mapping[str, Sequence[str]] | Sequence[str] = (),
 ) -> Evaluated:
     """Judge a model on new labelled images, as `headstart evaluate`.
 
     Args:
         model: run folder or model folder. by: columns of the table whose parts are compared.
-        readers: CSV of what people said of the same images. See `headstart evaluate --help`.
+        readers: CSV of what people said of the same images. together: classes that count as one, by a
+            name for them. See `headstart evaluate --help`.
 
     Raises:
         HeadstartError: with what is wrong, where, what was received, what to do next.
@@ -280,7 +282,7 @@ def evaluate(
     return Evaluated(
         evaluating.evaluate(
             model, data, table=table, group=group, out=out, by=by, readers=readers,
-            prevalence=prevalence,
+            prevalence=prevalence, together=together,
         )
     )  # fmt: skip
 

@@ -22,12 +22,20 @@ from headstart import results
 from headstart.data.images import ImageRefused, load_pixels
 from headstart.data.sources import Dataset, Sample
 from headstart.data.split import MOST_SITES
-from headstart.errors import DataError, HeadstartError, RunFolderError, nearest, show
+from headstart.errors import (
+    ArgumentError,
+    DataError,
+    HeadstartError,
+    RunFolderError,
+    nearest,
+    show,
+)
 from headstart.guarding import flagged_sentence, seen_json, sets_sentence
 from headstart.judge import readers as reading
-from headstart.judge.complete import Judgement, Parts, complete, prevalences
+from headstart.judge.complete import Judgement, Parts, complete, prevalences, sides
 from headstart.judge.complete import to_json as complete_json
 from headstart.judge.conformal import judge_sets, sets_to_json
+from headstart.judge.curves import against_rest
 from headstart.judge.driving import with_driving
 from headstart.judge.evaluate import evaluate as evaluate_answers
 from headstart.judge.grouped import widened
@@ -44,8 +52,9 @@ from headstart.run import Run, count_test_use, existing_manifest, next_free, rea
 from headstart.settings import FitSettings, fit_settings, threads
 from headstart.ship.predict import Model, Prediction, load, wide
 
-Readings = Mapping[int, Answered | tuple[Rated, ...]]
-"""what people said, by the column of the class that they called"""
+Readings = Mapping[str, Answered | tuple[Rated, ...]]
+"""what people said, by the class, or classes taken together, that they called"""
+Together = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,7 @@ def evaluate(
     by: Sequence[str] = (),
     readers: str | Path | None = None,
     prevalence: Mapping[str, float] | Sequence[str] | str | None = None,
+    together: Together | Sequence[str] | str = (),
 ) -> Path:
     """Judge a model on new labelled images; writes evaluation.json and predictions.csv.
 
@@ -100,6 +110,8 @@ def evaluate(
             that `parting.compared_columns` chooses.
         readers: CSV of what people said of the same images, or of how good they were.
         prevalence: share of a class where the model is used, as `CLASS=SHARE` or a mapping.
+        together: classes that count as one, as `NAME=CLASS`, once for each class, or a mapping; readers
+            are then compared at what they are together.
 
     Returns:
         the folder that was written.
@@ -116,7 +128,9 @@ def evaluate(
     dataset = read_data(settings)
     _known_classes(dataset, loaded.classes)
     prevalences(settings.prevalence or {}, loaded.classes)
-    readings = _readings(readers, loaded.classes, settings.prevalence)
+    grouped = _together(together)
+    told = sides(loaded.classes, grouped)
+    readings = _readings(readers, loaded.classes, settings.prevalence, told)
     folder = settings.out or next_free(settings.source)
     if existing_manifest(folder) is not None:
         raise RunFolderError(
@@ -126,6 +140,7 @@ def evaluate(
         **{name: settings.that_matter()[name] for name in values if name != "out"},
         "model": str(model),
         "readers": None if readers is None else str(readers),
+        "together": {name: list(some) for name, some in grouped.items()},
     }
     with working(Run(folder, "evaluate", matter, threads())) as run:
         with run.step("answer"):
@@ -133,7 +148,7 @@ def evaluate(
         with contextlib.suppress(HeadstartError):  # an unwritable cache costs only the count
             run.note("test_set_scored", count_test_use(new.hashes))
         with run.step("evaluate"):
-            stored = _judged(loaded, Path(model), new, settings, dataset, readings)
+            stored = _judged(loaded, Path(model), new, settings, dataset, readings, grouped)
         run.write_json("evaluation.json", stored)
         paths, labels = [s.path for s in new.samples], _labels(new, loaded.classes)
         text = results.predictions_csv(paths, labels, new.probabilities, loaded.classes)
@@ -154,24 +169,44 @@ def _known_classes(dataset: Dataset, classes: Sequence[str]) -> None:
         )
 
 
+def _together(given: Together | Sequence[str] | str) -> dict[str, list[str]]:
+    """Classes by the name for them; `NAME=CLASS` may come more than once."""
+    if isinstance(given, Mapping):
+        return {name: list(some) for name, some in given.items()}
+    found: dict[str, list[str]] = {}
+    for text in [given] if isinstance(given, str) else given:
+        name, sign, one = text.partition("=")
+        if not (name and sign and one):
+            raise ArgumentError(
+                "Classes are taken together as NAME=CLASS, once for each class",
+                received=show(text),
+                do="For example --together malignant=melanoma --together malignant=carcinoma.",
+            )
+        found.setdefault(name, []).append(one)
+    return found
+
+
 def _readings(
-    file: str | Path | None, classes: Sequence[str], prevalence: Mapping[str, float] | None
+    file: str | Path | None,
+    classes: Sequence[str],
+    prevalence: Mapping[str, float] | None,
+    told: Mapping[str, tuple[int, ...]],
 ) -> Readings:
-    """Of two classes the rarer one is what readers call (the second, when that is not known)."""
+    """Readers call what is taken together, where something is; of two classes the rarer one (the
+    second, when that is not known); else every class."""
     if file is None:
         return {}
-    if len(classes) == 2:
+    called = list(told)[len(classes) :] or list(classes)
+    if called == list(classes) and len(classes) == 2:
         shares = prevalences(prevalence or {}, classes)
-        called = [min((1, 0), key=lambda c: shares.get(classes[c], 0.5))]
-    else:
-        called = list(range(len(classes)))
-    found = {c: read_readers(Path(file), classes, [c], classes[c]) for c in called}
-    if len(classes) > 2 and not all(isinstance(one, Answered) for one in found.values()):
+        called = [min((classes[1], classes[0]), key=lambda name: shares.get(name, 0.5))]
+    found = {name: read_readers(Path(file), classes, told[name], name) for name in called}
+    if len(called) > 1 and not all(isinstance(one, Answered) for one in found.values()):
         raise DataError(
             "A table of sensitivities and specificities says nothing about one of many classes",
             where=file,
             received=f"{len(classes)} classes",
-            do="Give the readers' answers: reader,path,answer.",
+            do="Give the readers' answers: reader,path,answer; or say what was called: --together.",
         )
     return found
 
@@ -221,6 +256,7 @@ def _judged(
     settings: FitSettings,
     dataset: Dataset,
     readings: Readings,
+    together: Together,
 ) -> dict[str, Any]:
     """evaluation.json: all that `fit` says of a test part, parts of the images, and readers."""
     classes, p, labels = model.classes, new.probabilities, _labels(new, model.classes)
@@ -245,9 +281,10 @@ def _judged(
         several(new.groups),
         "unseen" if before is None else before[0],
         settings.prevalence,
-        Parts(columns, new.units),
-        criterion.name if criterion.name in SCORES else "accuracy",
+        Parts(columns, new.units, criterion.name if criterion.name in SCORES else "accuracy"),
+        together,
     )
+    told = sides(classes, together)
     judgement = replace(judgement, notes=(*judgement.notes, *notes))
     return {
         **results.evaluation_json(evaluation),
@@ -257,7 +294,10 @@ def _judged(
         "model": {"weights_sha256": model.bundle.description["sha256"]["model.safetensors"]},
         "sets": _sets(model, p, labels, new.groups),
         "unlike": _unlike(model, new),
-        "readers": [_study(c, one, judgement, p, labels, new) for c, one in readings.items()],
+        "readers": [
+            _study(name, told[name], one, judgement, p, labels, new)
+            for name, one in readings.items()
+        ],
         "unreadable": [{"path": one.path, "error": one.error} for one in new.unreadable],
     }
 
@@ -283,7 +323,8 @@ def _unlike(model: Model, new: _New) -> dict[str, Any] | None:
 
 
 def _study(
-    column: int,
+    name: str,
+    columns: tuple[int, ...],
     readings: Answered | tuple[Rated, ...],
     judgement: Judgement,
     p: NDArray[np.float64],
@@ -291,13 +332,13 @@ def _study(
     new: _New,
 ) -> dict[str, Any]:
     """Readers beside the model, at the first threshold that these images support."""
-    points = judgement.operating[3 * column : 3 * column + 3]
+    points = [point for point in judgement.operating if point.name == name]
     made = [point for point in points if isinstance(point, OperatingPoint)]
     if not made:
         if not points:
             return {"refused": True, "sentence": judgement.notes[0]}
-        return {"refused": True, "name": points[0].name, "sentence": points[0].sentence}
-    judged = Scores(p[:, column], labels == column, several(new.groups))
+        return {"refused": True, "name": name, "sentence": points[0].sentence}
+    judged = Scores(*against_rest(p, labels, columns), several(new.groups))
     paths = [sample.path for sample in new.samples]
     study = reading.reader_study(readings, judged, paths, made[0])
     return {"refused": False, **reading.to_json(study)}

@@ -251,8 +251,7 @@ def _beyond_scores(
         several(asked.groups),
         ChosenOn(held.probabilities, held.labels, several(held.groups)) if tested else None,
         settings.prevalence,
-        Parts(columns, units(prepared, asked.who)),
-        _telling(prepared),
+        Parts(columns, units(prepared, asked.who), _telling(prepared)),
     )
     found = replace(found, notes=(*found.notes, *notes))
     features = None

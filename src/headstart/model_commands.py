@@ -48,6 +48,13 @@ def evaluate(
         str | None, typer.Option(metavar="FILE.csv", help="What people said of these images.")
     ] = None,
     prevalence: Prevalence = None,
+    together: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CLASS",
+            help="Classes that also count as one: once for each of them, under one name.",
+        ),
+    ] = None,
 ) -> None:
     """Judge a model on new labelled images."""
     from headstart.evaluating import evaluate as judge
@@ -56,7 +63,7 @@ def evaluate(
 
     folder = judge(
         model, data, table=table, group=group, out=out, by=by or (), readers=readers,
-        prevalence=prevalence,
+        prevalence=prevalence, together=together or (),
     )  # fmt: skip
     typer.echo(evaluation_text(folder, read_json(folder / "evaluation.json")))
 

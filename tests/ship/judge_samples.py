@@ -20,6 +20,8 @@ from headstart.judge.conformal import fit_sets, judge_sets, sets_to_json
 from headstart.judge.learning_curve import curve_json, fit_curve
 from headstart.judge.operating import OperatingPoint, Scores
 from headstart.judge.reader_table import Rated
+from headstart.judge.sites import AtSites, judge_sites
+from headstart.judge.sites import to_json as sites_to_json
 from headstart.plan.criterion import choose_criterion
 
 PER_CLASS = 70
@@ -63,6 +65,12 @@ def judgement(classes: tuple[str, ...], prefix: str, people: bool) -> dict[str, 
         "notes": [f"{prefix}a note of the judge"],
         "before_relabel": {"sentence": f"{prefix}Labels of 3 images were corrected."},
     }
+    at = AtSites(
+        [f"{prefix}site {k % 5}" for k in range(len(labels))], p, labels, np.arange(len(p))
+    )
+    stored["sites"] = sites_to_json(
+        judge_sites(f"{prefix}site", at, "accuracy", "each was held out")
+    )
     if people:
         point = next(one for one in found.operating if isinstance(one, OperatingPoint))
         scores = Scores(p[:, 0], labels == 0)

@@ -129,6 +129,21 @@ def test_people_and_parts_are_told_in_sentences_and_tables(run: Path) -> None:
     assert "too few images" in text
 
 
+def test_places_that_were_held_out_are_told_with_their_mean_or_why_there_are_none(
+    run: Path,
+) -> None:
+    judged.judge(run, CLASSES)
+    stored = json.loads((run / "evaluation.json").read_text())["sites"]
+    text = Words(render(run)).text
+    assert " ".join(stored["sentence"].split()) in text
+    assert f"{stored['worst']} worst" in text and "Each was held out." in text
+    low, high = (100 * stored["mean"][end] for end in ("low", "high"))
+    assert f"95 % interval {low:.1f} to {high:.1f}" in text
+    change(run, "evaluation.json", sites={"sentence": "No site was held out.", "sites": []})
+    text = Words(render(run)).text
+    assert "No site was held out." in text and "A new one may score" not in text
+
+
 def test_doubt_is_told_in_plain_words(run: Path) -> None:
     judged.judge(run, CLASSES)
     text = Words(render(run)).text

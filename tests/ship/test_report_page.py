@@ -96,7 +96,7 @@ CHARTS = (
 NAMES = {
     "class_counts", "quadrant", "depth_curve", "candidates", "training", "training_score",
     "confusion", "reliability", "roc", "precision_recall", "readers_0", "parts_0",
-    "learning_curve", "map",
+    "sites", "learning_curve", "map",
 }  # fmt: skip
 
 
@@ -302,6 +302,7 @@ def test_hostile_names_are_text_in_every_section(browser: Any, hostile: Path) ->
         "thresholds": HOSTILE[2],
         "readers": f"{prefix}reader 0",
         "parts": f"{prefix}camera",
+        "sites": f"{prefix}site 3",
         "mistakes": f"{prefix}wrong/IMG_0.jpg",
         "labels": f"{prefix}doubt/0.jpg",
         "filters": f"{prefix}b1",

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from headstart.errors import ArgumentError, DataError, nearest, show
 from headstart.judge import curves, operating, subgroups
 from headstart.judge.calibration import check_inputs
-from headstart.judge.curves import Curve, against_rest, class_curves
+from headstart.judge.curves import Curve, against_rest, class_curves, group_curve
 from headstart.judge.grouped import CROSS_VALIDATED
 from headstart.judge.operating import (
     SENSITIVITY,
@@ -60,6 +60,8 @@ class Parts:
 
     columns: Mapping[str, Sequence[object]]
     units: NDArray[Any] | None = None
+    metric: str = "accuracy"
+    """the score that names the worst part; see `subgroups.subgroups`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def complete(
     chosen_on: ChosenOn | Unseen | None = None,
     prevalence: Mapping[str, float] | None = None,
     by: Mapping[str, Sequence[object]] | Parts | None = None,
-    metric: str = "accuracy",
+    together: Mapping[str, Sequence[str]] | None = None,
 ) -> Judgement:
     """Curves, operating points and parts of the data for probabilities [N, C] and labels [N].
 
@@ -97,7 +99,7 @@ def complete(
         prevalence: share of each class where the model is to be used, for those whose PPV and NPV
             are wanted.
         by: columns, each with one value per image.
-        metric: the score that names the worst part; see `subgroups.subgroups`.
+        together: classes that count as one, by a name for them; they come after the classes.
 
     Raises:
         ArgumentError: see `calibration.check_inputs` and the steps; a prevalence of no class.
@@ -113,27 +115,65 @@ def complete(
     asked = by if isinstance(by, Parts) else Parts(by or {})
     units = groups if asked.units is None else asked.units
     parts = tuple(
-        subgroups.subgroups(column, values, p, truth, units, metric, wider_by)
+        subgroups.subgroups(column, values, p, truth, units, asked.metric, wider_by)
         for column, values in asked.columns.items()
     )
+    told = sides(classes, together or {})
+    grouped = dict(list(told.items())[len(classes) :])
+    notes: tuple[str, ...] = ()
     if len(classes) > MOST_CLASSES:
-        note = f"No curves and operating points of single classes: {len(classes)} are too many."
-        return Judgement((), (), parts, (note,))
+        told = grouped
+        notes = (f"No curves and operating points of single classes: {len(classes)} are too many.",)
     others = chosen_on if isinstance(chosen_on, ChosenOn) else None
     known = None if others is None else check_inputs(others.labels, others.probabilities)
     points = []
-    for c, name in enumerate(classes):
-        judged = Scores(*against_rest(p, truth, [c]), groups)
+    for name, columns in told.items():
+        judged = Scores(*against_rest(p, truth, columns), groups)
         if known is None and judged.inside.sum() >= needed_for(TARGETS[0].value):
             with contextlib.suppress(DataError):  # each point says so itself
                 judged = replace(judged, folds=crossing_folds(judged))
         before = None
         if known is not None and others is not None:
-            before = Scores(*against_rest(known[1], known[0], [c]), others.groups)
-        points += [
-            operating_point(name, target, judged, before, shares.get(name)) for target in TARGETS
-        ]
-    return Judgement(class_curves(p, truth, classes, groups, wider_by), tuple(points), parts, ())
+            before = Scores(*against_rest(known[1], known[0], columns), others.groups)
+        each = [shares.get(classes[c]) for c in columns]
+        share = None if None in each else sum(filter(None, each))
+        points += [operating_point(name, target, judged, before, share) for target in TARGETS]
+    drawn = () if notes else class_curves(p, truth, classes, groups, wider_by)
+    drawn += tuple(
+        group_curve(p, truth, columns, name, groups, wider_by) for name, columns in grouped.items()
+    )
+    return Judgement(drawn, tuple(points), parts, notes)
+
+
+def sides(
+    classes: Sequence[str], together: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[int, ...]]:
+    """What is told apart from the rest: every class, then classes that count as one; their columns.
+
+    Raises:
+        ArgumentError: a name that a class has, no such class, or all of them.
+
+    >>> sides(["a", "b", "c"], {"either": ["a", "c"]})
+    {'a': (0,), 'b': (1,), 'c': (2,), 'either': (0, 2)}
+    """
+    found: dict[str, tuple[int, ...]] = {name: (c,) for c, name in enumerate(classes)}
+    for name, some in together.items():
+        strange = [one for one in some if one not in classes]
+        if strange:
+            raise ArgumentError(
+                "No such class to take together with others",
+                received=f"{show(name)}={show(strange[0])}",
+                do=f"{nearest(strange[0], classes)} Classes: "
+                f"{', '.join(map(show, classes[:20]))}.".strip(),
+            )
+        columns = tuple(sorted({classes.index(one) for one in some}))
+        if name in classes or not 0 < len(columns) < len(classes):
+            raise ArgumentError(
+                "Classes taken together need a name of their own, and others beside them",
+                received=f"{show(name)}: {', '.join(map(show, some))}",
+            )
+        found[name] = columns
+    return found
 
 
 def prevalences(prevalence: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from headstart.ship.chart_parts import (
     records,
     titled,
 )
-from headstart.ship.report_judgement import MOST_COLOURED, front, parts, readers
+from headstart.ship.report_judgement import MOST_COLOURED, front, parts, readers, sites
 
 PALETTE = (BLUE, ORANGE, "#2f8f6b", "#8f56a6", "#4a9fd0", "#7a3b0a", "#a8870b", "#5b6670")
 """of the classes, apart for colour-blind eyes; more classes than these are grey, one of them blue"""
@@ -263,11 +263,14 @@ def _end(row: Record, end: str) -> float:
 
 
 def part_charts(evaluation: Record) -> list[Chart]:
-    """A dot with its interval for every value of a column; the worst one stands out."""
+    """A dot with its interval for every value of a column, and for every site that was held out; the
+    worst one stands out."""
     overall = {row.get("name"): row for row in records(evaluation.get("metrics"))}
     made = [
         _part_chart(column, record(overall.get(column["metric"]))) for column in parts(evaluation)
     ]
+    if held_out := sites(evaluation):
+        made.append(_part_chart(held_out, held_out["mean"]))
     return [chart for chart in made if chart is not None]
 
 
@@ -277,7 +280,7 @@ def _part_chart(column: Record, overall: Record) -> Chart | None:
         return None
     import altair as alt
 
-    kinds = ["the worst part", "other parts", "too few images to say"]
+    kinds = ["the worst", "the others", "too few images to say"]
     labels = [f"{named(row['value'])} ({row['n']})" for row in rows]
     values = [
         {

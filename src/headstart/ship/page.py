@@ -36,6 +36,7 @@ FILTERS = (
     report_numbers.points,
     report_numbers.signed,
     report_numbers.words,
+    report_numbers.begun,
     report_numbers.plain,
     report_numbers.duration,
     number,

@@ -27,6 +27,7 @@ def facts(evaluation: Record, plan: Record) -> dict[str, Any]:
         "operating": operating(evaluation),
         "readers": readers(evaluation),
         "parts": parts(evaluation),
+        "sites": sites(evaluation),
         "sets": _sets(sets),
         "unlike": _unlike(unlike),
         "curve": _learning(evaluation, plan),
@@ -161,6 +162,37 @@ def parts(evaluation: Record) -> list[Record]:
             }
         )
     return found
+
+
+def sites(evaluation: Record) -> Record:
+    """How good models were at sites that they had not seen, the worst first; only the sentence where
+    none could be held out, nothing where there are none."""
+    stored = record(evaluation.get("sites"))
+    if not stored:
+        return {}
+    name = str(stored.get("metric") or "accuracy")
+    rows = [
+        {
+            "value": row.get("site"),
+            "n": row.get("n"),
+            "score": metric(_named(row.get("metrics"), name)),
+            "worst": stored.get("worst") is not None and row.get("site") == stored.get("worst"),
+            "small": False,
+        }
+        for row in records(stored.get("sites"))
+    ]
+    rows.sort(key=lambda row: (not row["worst"], -(number(row["n"]) or 0)))
+    return {
+        "column": stored.get("column"),
+        "metric": name,
+        "metric_words": words(name),
+        "sentence": stored.get("sentence"),
+        "protocol": stored.get("protocol"),
+        "chart": "sites",
+        "mean": metric(stored.get("mean")),
+        "new_site": metric(stored.get("new_site")),
+        "rows": rows,
+    }
 
 
 def _named(metrics: Any, name: str) -> Record:

@@ -91,3 +91,13 @@ def plain(value: object) -> str:
     if value is None:
         return MISSING
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def begun(text: object) -> str:
+    """A text as a sentence begins; the rest of it stays as it is.
+
+    >>> begun("mean AUC")
+    'Mean AUC'
+    """
+    said = str(text or "")
+    return said[:1].upper() + said[1:]
