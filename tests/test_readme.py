@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from toys import REPOSITORY, draw_photos
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-DOCS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
 def blocks() -> list[str]:
@@ -68,3 +69,25 @@ def test_every_linked_file_is_there() -> None:
     for page in DOCS:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_gallerys_commands_are_understood_and_its_example_names_no_folder_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gallery = REPOSITORY / "docs" / "gallery"
+    commands = re.findall(
+        r"^    (headstart .*)$", (gallery / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(commands) == 6
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2, command
+        # Every word is understood, only the images are not here.
+        assert "data folder does not exist" in done.stderr, done.stderr
+    example = (gallery / "digits.html").read_text(encoding="utf-8")
+    assert 'data-chart="map"' in example
+    assert not re.search(r"/(home|root|tmp|work|Users)/", example)

@@ -74,6 +74,12 @@ def test_all_stages_need_one_standard_error_and_a_cut_its_whole_interval() -> No
     assert wide.chosen.name == "all_stages"
 
 
+def test_a_cut_that_is_clearly_worse_is_called_worse() -> None:
+    found = verified(plan(), {"head_top": trial(0.9), "head_cut@b3": trial(0.6)})
+    assert found.chosen.name == "head_top"
+    assert "; worse: head_top stays" in found.sentences[0]
+
+
 def test_less_than_half_a_point_is_not_worth_a_wider_head() -> None:
     base = np.arange(N) < 300
     ahead = np.arange(N) < 301

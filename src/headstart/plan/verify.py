@@ -167,7 +167,8 @@ class _Comparison:
         not_lower = gain >= -se
         if candidate.strategy == "head_cut":
             wins = gain > CLEAR * se and gain > 0
-            rule = "its 95 % interval excludes zero" if wins else "its 95 % interval reaches zero"
+            unsure = "worse" if gain < -CLEAR * se else "its 95 % interval reaches zero"
+            rule = "its 95 % interval excludes zero" if wins else unsure
         elif candidate.cost > incumbent.cost:
             wins = gain > max(se, LEAST_GAIN) or (eased > 2 * eased_se and not_lower)
             rule = "clearly better, and slower" if wins else "slower, and not clearly better"
