@@ -30,8 +30,8 @@ SOURCE = ("bird", "cat", "ship", "truck")
 LIKENESS = ("similar", "different")
 SIZES = {"120": 120, "600": 600, "large": None}
 CASES = {
-    "case 1": ["--case", "1"],
-    "case 2": ["--case", "2"],
+    "case 1": ["--case", "1", "--budget", "0"],
+    "case 2": ["--case", "2", "--budget", "0"],
     "case 3": ["--case", "3"],
     "case 4": ["--from-scratch"],
 }
@@ -100,7 +100,7 @@ def fit(data: Path, weights: Path, case: str, size: str) -> dict[str, object]:
     start = time.perf_counter()
     if not (out / "evaluation.json").exists():
         command = ["-m", "headstart", "fit", str(data), "--out", str(out), *CASES[case]]
-        command += ["--backbone", "demo", "--weights", str(weights), "--budget", "0", "--no-report"]
+        command += ["--backbone", "demo", "--weights", str(weights), "--no-report"]
         if size == "large" and case in ("case 3", "case 4"):
             command += FEWER_EPOCHS
         subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)

@@ -44,6 +44,9 @@ def test_doubtful_labels_are_listed_and_corrected_ones_change_the_score(
     assert {(r["label"], r["suggested"]) for r in listed[:2]} == {
         ("dark", "light"), ("light", "dark"),
     }  # fmt: skip
+    assert all(
+        "candidates say" in row["reason"] and "none says" in row["reason"] for row in listed[:2]
+    )
     first = read_json(run / "evaluation.json")
     assert first["suggestions"]["listed"] == len(listed)
     assert "before_relabel" not in first

@@ -23,6 +23,7 @@ from headstart.data.sources import Sample
 from headstart.data.split import development_folds
 from headstart.errors import DataError, HeadstartError, RunFolderError, show
 from headstart.guarding import Guard, sets_json, unlike_json
+from headstart.judge.calibration import softmax
 from headstart.judge.complete import ChosenOn, Parts, complete
 from headstart.judge.complete import to_json as complete_json
 from headstart.judge.driving import with_driving
@@ -89,7 +90,7 @@ def judge(
     stored |= _at_new_sites(prepared, learned, asked, settings, run, first)
     if not (first and len(prepared.split.test)):
         stored |= _what_more_would_bring(prepared, learned, settings)
-    found = doubts(prepared, guarded)
+    found = doubts(prepared, guarded, learned.verified.others)
     stored["suggestions"] = {"file": "suggestions.csv", "listed": len(found)}
     run.write_text("suggestions.csv", suggestions_csv(found))
     run.write_text(HELD_OUT, held_out_csv(prepared, guarded))
@@ -189,12 +190,20 @@ def _what_more_would_bring(
     return {"learning_curve": curve_json(curve)}
 
 
-def doubts(prepared: Prepared, guarded: Guard) -> tuple[Suggestion, ...]:
-    """The images to learn from whose label, or which themselves, a person should look at."""
+def doubts(
+    prepared: Prepared, guarded: Guard, others: Sequence[NDArray[np.float64]] = ()
+) -> tuple[Suggestion, ...]:
+    """The images to learn from whose label, or which themselves, a person should look at.
+
+    Args:
+        others: held-out logits [N, C] of further candidates: where none of them gives an image its
+            label, that is said.
+    """
     held, dataset = guarded.held, prepared.dataset
     who = prepared.split.train[held.positions]
     paths = [dataset.samples[i].path for i in who]
-    return suggest(paths, held.labels, dataset.classes, held.probabilities, guarded.strange)
+    asked = [held.probabilities, *(softmax(one[held.positions], 1.0) for one in others)]
+    return suggest(paths, held.labels, dataset.classes, np.stack(asked), guarded.strange)
 
 
 def held_out_csv(prepared: Prepared, guarded: Guard) -> str:

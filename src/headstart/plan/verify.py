@@ -21,6 +21,8 @@ LEAST_GAIN = 0.005
 """half a point: less is not worth a wider head (docs/concepts.md, switch rule)"""
 LEAST_EASED = 1e-3
 """nats of log loss below which two candidates are equal"""
+MOST_KEPT = 20_000_000
+"""held-out numbers of other candidates that are kept: more would fill the memory"""
 CLEAR = 1.96
 
 
@@ -60,6 +62,8 @@ class Verified:
     table: tuple[Scored, ...]
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
+    others: tuple[Float, ...] = ()
+    """[N, C] held-out logits of the other candidates with real heads, shifts taken off"""
 
 
 def verify(
@@ -120,7 +124,10 @@ def verify(
     rows += [compare.row(by_name[name], trial) for name, trial in trials.items()]
     place = {name: i for i, name in enumerate(by_name)}
     rows.sort(key=lambda row: place[row.candidate.name])
-    return Verified(by_name[chosen], trials[chosen], tuple(rows), tuple(sentences), tuple(warnings))
+    others = [trial.logits - trial.shift for name, trial in trials.items() if name != chosen]
+    kept = tuple(others) if sum(one.size for one in others) <= MOST_KEPT else ()
+    told = tuple(sentences), tuple(warnings)
+    return Verified(by_name[chosen], trials[chosen], tuple(rows), *told, kept)
 
 
 class _Comparison:
