@@ -101,7 +101,7 @@ def main() -> None:
             gains: list[tuple[float, float]] = []
             scores = []
             drawn = folders(name, work, asked.first, asked.draws, asked.train, asked.folds)
-            for k, (folder, classes) in enumerate(drawn):
+            for k, (folder, classes) in enumerate(drawn, 0 if asked.folds else asked.first):
                 labels, before, chosen = family(folder, work / f"{name}-{k}-frozen", metric)
                 like = work / f"{name}-{k}-same-size"
                 _, beside, _ = family(folder, like, metric, size=asked.size)
