@@ -271,4 +271,6 @@ def test_without_a_report_there_are_no_pictures(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "picture", lambda *_: pytest.fail("it drew"))
-    fitted(coins(tmp_path / "coins", 6), weights, tmp_path / "run", budget=0, report=False)
+    data = coins(tmp_path / "coins", 6)
+    folder = fitted(data, weights, tmp_path / "run", budget=0, report=False)
+    assert (folder / "evaluation.json").exists() and not (folder / "pictures.json").exists()

@@ -124,25 +124,45 @@ def complete(
     if len(classes) > MOST_CLASSES:
         told = grouped
         notes = (f"No curves and operating points of single classes: {len(classes)} are too many.",)
-    others = chosen_on if isinstance(chosen_on, ChosenOn) else None
-    known = None if others is None else check_inputs(others.labels, others.probabilities)
-    points = []
-    for name, columns in told.items():
-        judged = Scores(*against_rest(p, truth, columns), groups)
-        if known is None and judged.inside.sum() >= needed_for(TARGETS[0].value):
-            with contextlib.suppress(DataError):  # each point says so itself
-                judged = replace(judged, folds=crossing_folds(judged))
-        before = None
-        if known is not None and others is not None:
-            before = Scores(*against_rest(known[1], known[0], columns), others.groups)
-        each = [shares.get(classes[c]) for c in columns]
-        share = None if None in each else sum(filter(None, each))
-        points += [operating_point(name, target, judged, before, share) for target in TARGETS]
+    points = [
+        point
+        for name, columns in told.items()
+        for point in _points(
+            name,
+            Scores(*against_rest(p, truth, columns), groups),
+            chosen_on,
+            columns,
+            _share(shares, [classes[c] for c in columns]),
+        )
+    ]
     drawn = () if notes else class_curves(p, truth, classes, groups, wider_by)
     drawn += tuple(
         group_curve(p, truth, columns, name, groups, wider_by) for name, columns in grouped.items()
     )
     return Judgement(drawn, tuple(points), parts, notes)
+
+
+def _points(
+    name: str,
+    judged: Scores,
+    chosen_on: ChosenOn | Unseen | None,
+    columns: Sequence[int],
+    share: float | None,
+) -> list[OperatingPoint | Refused]:
+    """The thresholds of one side, chosen on other images where there are any, else cross-fitted."""
+    before = None
+    if isinstance(chosen_on, ChosenOn):
+        truth, p = check_inputs(chosen_on.labels, chosen_on.probabilities)
+        before = Scores(*against_rest(p, truth, columns), chosen_on.groups)
+    elif judged.inside.sum() >= needed_for(TARGETS[0].value):
+        with contextlib.suppress(DataError):  # each point says so itself
+            judged = replace(judged, folds=crossing_folds(judged))
+    return [operating_point(name, target, judged, before, share) for target in TARGETS]
+
+
+def _share(shares: Mapping[str, float], names: Sequence[str]) -> float | None:
+    """The prevalence of classes taken together, where that of each is known."""
+    return sum(shares[name] for name in names) if set(names) <= set(shares) else None
 
 
 def sides(
