@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -157,21 +159,28 @@ def ways(
     return found
 
 
-def run(names: list[str], images: list[int], draws: int, minutes: float) -> None:
+def run(names: list[str], images: list[int], draws: range, minutes: float) -> None:
     """Compute the cells that are not there, until the time is up."""
     PLACE.mkdir(exist_ok=True)
     began = time.perf_counter()
-    for draw in range(draws):
-        for n in images:
-            for name in names:
-                path = PLACE / f"{name}-{n}-{draw}.json"
-                if path.exists():
-                    continue
-                if time.perf_counter() - began > 60 * minutes:
-                    return
-                with tempfile.TemporaryDirectory() as temporary:
-                    write_json(path, cell(name, n, draw, Path(temporary)))
-                print(path.name, flush=True)
+    missing = [
+        (name, n, draw)
+        for draw in draws
+        for n in images
+        for name in names
+        if not (PLACE / f"{name}-{n}-{draw}.json").exists()
+    ]
+    with tempfile.TemporaryDirectory() as cache:
+        # A cell pays for its own features; exported networks are kept, as on a user's machine.
+        os.environ["HEADSTART_CACHE"] = cache
+        for name, n, draw in missing:
+            if time.perf_counter() - began > 60 * minutes:
+                return
+            shutil.rmtree(Path(cache) / "features", ignore_errors=True)
+            with tempfile.TemporaryDirectory() as temporary:
+                found = cell(name, n, draw, Path(temporary))
+            write_json(PLACE / f"{name}-{n}-{draw}.json", found)
+            print(f"{name} {n} {draw}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
 # -- rules ---------------------------------------------------------------------------------------
@@ -317,10 +326,12 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=SETS)
     parser.add_argument("--images", type=int, nargs="+", default=[200, 1_000])
     parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0, help="draw to begin with")
     parser.add_argument("--minutes", type=float, default=600.0)
     asked = parser.parse_args()
     if asked.what == "run":
-        run(list(asked.sets), asked.images, asked.draws, asked.minutes)
+        draws = range(asked.first, asked.draws)
+        run(list(asked.sets), asked.images, draws, asked.minutes)
     elif asked.what == "table":
         table()
     else:
