@@ -96,7 +96,7 @@ def test_without_a_gain_the_frozen_result_stays_and_what_was_tried_is_told(
 ) -> None:
     from headstart.train import recipe
 
-    monkeypatch.setattr(recipe, "RATES", (0.0,))  # nothing moves
+    monkeypatch.setattr(recipe, "RATES", dict.fromkeys(recipe.RATES, (0.0,)))  # nothing moves
     run = train(stripes, Path("run"), **demo)
     plan = read_json(run / "plan.json")
     assert plan["strategy"] not in ("partial", "finetune", "scratch")

@@ -5,7 +5,7 @@ n images to learn from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from headstart.run import Run
 from headstart.settings import FitSettings, threads
 from headstart.training import (
     CPU_PX,
+    LEAST_TO_TEST,
     kind_of,
     machine_of,
     network_of,
@@ -48,7 +49,7 @@ PARTIAL_BELOW = 0.6
 """share of the network's work that partial tuning freezes, at least: b4 of the default network"""
 LEAST_S = 45.0
 """seconds below which nothing could be trained and verified"""
-ADOPT_S = 15.0
+EXPORT_S = 15.0
 """of exporting a network and writing the bundle, beside looking at every image"""
 
 
@@ -63,7 +64,7 @@ def plan_training(
             Planned(Way(**row["way"]), row["folds"], row["verify_s"], row["refit_s"])
             for row in found["planned"]
         )
-        rest = {key: found[key] for key in ("refit", "left_s", "adopt_s")}
+        rest = {key: found[key] for key in ("refit", "left_s", "beside_s")}
         steps = Steps(planned, left_out=tuple(found["left_out"]), **rest)
         return Worth((), found["reason"]), steps
     worth = worth_training(standing_of(prepared, frozen, behind))
@@ -79,11 +80,8 @@ def plan_training(
         len(dev.labels), tuple(int(counts[k]) for k in order), bool(len(prepared.split.test))
     )
     offers = _offers(worth, prepared, settings, run, images)
-    size = max(offer.way.size_px for offer in offers)
-    images_to_see = len(dev.labels) + len(prepared.test_rows)
-    looking = images_to_see * (size / 224) ** 2 / NOMINAL_IMAGES_PER_S / threads()
     left_s = settings.budget_min * 60 - run.elapsed_s
-    steps = plan_steps(offers, images, left_s, ADOPT_S + looking)
+    steps = plan_steps(offers, images, left_s, _beside_s(offers, prepared, settings, images))
     write_json(stored, {"reason": worth.reason, **steps_json(steps)})
     return worth, steps
 
@@ -100,6 +98,28 @@ def standing_of(prepared: Prepared, frozen: Learned, behind: Background) -> Stan
         size_verdict=frozen.plan.size_verdict,
         similarity=frozen.measurement.similarity.verdict,
     )
+
+
+def _beside_s(
+    offers: Sequence[Offer], prepared: Prepared, settings: FitSettings, images: Images
+) -> float:
+    """Predicted seconds beside training: a network exported and looked through for every size but
+    its own, to start from, and for the winner; augmentations tested at the smallest size."""
+    from headstart.train.suit import IMAGES, TESTED
+
+    sizes = sorted({offer.way.size_px for offer in offers})
+    see = images.learn + len(prepared.test_rows)
+
+    def export_and_look(size_px: int) -> float:
+        return EXPORT_S + see * (size_px / 224) ** 2 / NOMINAL_IMAGES_PER_S / threads()
+
+    looks = [size for size in sizes if size != prepared.graph.preprocess.size_px] + sizes[-1:]
+    found = sum(export_and_look(size) for size in looks)
+    learn = images.learn - images.folds[0]
+    if settings.augment is None and learn >= LEAST_TO_TEST:
+        answer_img_s = min(o.speed.answer_img_s for o in offers if o.way.size_px == sizes[0])
+        found += (1 + len(TESTED)) * min(learn, IMAGES) / answer_img_s
+    return found
 
 
 def _offers(

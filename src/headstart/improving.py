@@ -267,7 +267,9 @@ def _rows(inner: list[Inner], prepared: Prepared) -> list[Scored]:
         candidate = Candidate(way.name, way.strategy, None, CASES.get(way.strategy), view=TUNED)
         groups = prepared.development.groups[one.positions]
         score = one.adjusted.score
-        method = f"trained {used} x at {way.size_px} px, {len(one.positions):,} images held out"
+        rate = "" if way.rate is None else f", rate {way.rate:g}"
+        seen = f"{way.size_px} px{rate}, {len(one.positions):,} images held out"
+        method = f"trained {used} x at {seen}"
         rows.append(
             Scored(candidate, score.value, score.se(groups), one.train_score, one.seconds, method)
         )

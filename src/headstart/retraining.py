@@ -77,18 +77,22 @@ class Inner:
 def forced_ways(settings: FitSettings, size_px: int, n: int) -> tuple[Way, ...]:
     """What a forced case trains: 3 fine-tunes, 4 races scratch against it, --from-scratch does not.
 
+    Each at every rate that the recipe knows: a rate that suits one network is too low for another.
+
     Args:
         n: images that the verified network learns from.
     """
-    from headstart.train.recipe import epochs_for
+    from headstart.train.recipe import RATES, epochs_for
 
     names: tuple[Strategy, ...] = ("finetune",) if settings.case == 3 else ("scratch", "finetune")
     if settings.from_scratch:
         names = ("scratch",)
-    return tuple(
-        Way(name, name, size_px, None, settings.epochs or epochs_for(kind_of(name), n))
-        for name in names
-    )
+    found: list[Way] = []
+    for name in names:
+        kind = kind_of(name)
+        way = Way(name, name, size_px, None, settings.epochs or epochs_for(kind, n))
+        found += [way, *(way.at(rate) for rate in RATES[kind][1:])]
+    return tuple(found)
 
 
 def forced_steps(start: Start) -> Steps:

@@ -305,10 +305,10 @@ def _call_others(task: Task, strategy: Strategy, criterion: Criterion, checkpoin
 
 def recipe_of(start: Start, way: Way) -> Recipe:
     """The recipe of a way: the same for the network that is verified and the one that is shipped."""
-    from headstart.train.recipe import recipe_for
+    from headstart.train.recipe import recipe_for, with_rate
 
     learn, _ = start.apart(start.folds[0])
-    return recipe_for(
+    found = recipe_for(
         kind_of(way.strategy),
         len(learn),
         way.size_px,
@@ -318,6 +318,7 @@ def recipe_of(start: Start, way: Way) -> Recipe:
         operations=[row.operation for row in start.suited if row.used],
         seed=start.settings.seed,
     )
+    return found if way.rate is None else with_rate(found, way.rate)
 
 
 def kind_of(strategy: Strategy) -> Kind:

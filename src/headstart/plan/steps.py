@@ -33,6 +33,16 @@ class Way:
     through: str | None
     """last frozen stage of partial tuning"""
     epochs: int
+    rate: float | None = None
+    """base rate; None: the recipe's first"""
+
+    def at(self, rate: float) -> Way:
+        """The same way at another base rate.
+
+        >>> Way("finetune", "finetune", 160, None, 12).at(0.001).name
+        'finetune@rate0.001'
+        """
+        return replace(self, name=f"{self.name}@rate{rate:g}", rate=rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +102,8 @@ class Steps:
     planned: tuple[Planned, ...]
     refit: bool
     left_s: float
-    adopt_s: float
-    """of exporting the winner and looking at every image with it"""
+    beside_s: float
+    """of testing augmentations, exporting networks and looking at every image with them"""
     left_out: tuple[str, ...]
 
     @property
@@ -101,17 +111,17 @@ class Steps:
         """Everything together, the costliest refit assumed."""
         verify = sum(one.verify_s for one in self.planned)
         refit = max((one.refit_s for one in self.planned), default=0.0) if self.refit else 0.0
-        return verify + refit + self.adopt_s if self.planned else 0.0
+        return verify + refit + self.beside_s if self.planned else 0.0
 
 
-def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, adopt_s: float) -> Steps:
+def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, beside_s: float) -> Steps:
     """The costliest way that fits, as one verifying fold and a refit; then what else fits beside it.
 
     What is left over goes to further folds of that way where the folds are also the estimate, and
     then to the next cheaper ways, which are verified on the same folds.
 
     Args:
-        left_s: seconds that are left when training could begin. adopt_s: needed after it.
+        left_s: seconds that are left when training could begin. beside_s: needed beside training.
 
     >>> fast, slow = Speed(100.0, 300.0), Speed(50.0, 150.0)
     >>> small = Offer(Way("small", "finetune", 160, None, 12), fast, 8)
@@ -122,17 +132,17 @@ def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, adopt_s: 
     >>> [one.way.name for one in plan_steps([small, large], images, 600.0, 20.0).planned]
     ['small', 'large']
     """
-    room = USED * left_s - adopt_s
+    room = USED * left_s - beside_s
     costed = sorted((_costed(o, images, room) for o in offers), key=lambda one: _whole(one, images))
     fitting = [one for one in costed if _whole(one, images) <= room]
     left_out = [
-        f"{one.way.name} is not tried: it would take about {_minutes(_whole(one, images) + adopt_s)}, "
+        f"{one.way.name} is not tried: it would take about {_minutes(_whole(one, images) + beside_s)}, "
         f"and {_minutes(max(0.0, left_s))} are left."
         for one in costed
         if one not in fitting
     ]
     if not fitting:
-        return Steps((), images.refit, left_s, adopt_s, tuple(left_out))
+        return Steps((), images.refit, left_s, beside_s, tuple(left_out))
     main = fitting.pop()
     room -= _whole(main, images)
     if not images.held_out:
@@ -150,7 +160,7 @@ def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, adopt_s: 
                 f"{other.way.name} is not tried beside {main.way.name}: its {_minutes(cost)} do not "
                 "fit any more."
             )
-    return Steps(tuple(chosen), images.refit, left_s, adopt_s, tuple(left_out))
+    return Steps(tuple(chosen), images.refit, left_s, beside_s, tuple(left_out))
 
 
 def training_s(offer: Offer, learn: int, valid: int) -> float:
@@ -169,7 +179,7 @@ def steps_json(steps: Steps) -> dict[str, Any]:
     return {
         "left_s": round(steps.left_s, 1),
         "seconds": round(steps.seconds, 1),
-        "adopt_s": round(steps.adopt_s, 1),
+        "beside_s": round(steps.beside_s, 1),
         "refit": steps.refit,
         "planned": [asdict(one) for one in steps.planned],
         "left_out": list(steps.left_out),

@@ -22,8 +22,12 @@ FEW = 1_000
 """images below which weights are drawn to the start and crops keep half of the area"""
 MIX_FROM = 20_000
 """images from which MixUp helps; below it only slows learning (Kolesnikov et al. 2020, BiT)"""
-RATES = (3e-4, 1e-4, 3e-5)
-"""base rates to try, the best guess first (docs/log.md has what each brought)"""
+RATES: dict[Kind, tuple[float, ...]] = {
+    "finetune": (1e-3, 3e-4),
+    "partial": (1e-3, 3e-4),
+    "scratch": (1e-3, 3e-3),
+}
+"""base rates, the best guess first (docs/log.md has what each brought)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,7 @@ def recipe_for(
         precision=machine.precision,
     )
     steps = length * recipe.steps_per_epoch(n)
-    return with_rate(replace(recipe, ema=average_for(steps)), 1e-3 if scratch else RATES[0])
+    return with_rate(replace(recipe, ema=average_for(steps)), RATES[kind][0])
 
 
 def with_rate(recipe: Recipe, rate: float) -> Recipe:
