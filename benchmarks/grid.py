@@ -1,7 +1,8 @@
 """How good is the decision? Every strategy on every cell of a grid, and what each rule would have chosen.
 
     python benchmarks/grid.py run [SET ...] [--images 200 1000] [--draws 2] [--minutes 60]
-    python benchmarks/grid.py table
+    python benchmarks/grid.py table            rules.py applied to the cells that are there
+    python benchmarks/grid.py draw FILE.svg
 
 Cells (set, images to learn from, draw) are stored one by one in benchmarks/grid/, so a stopped run
 goes on. In a cell the frozen family, partial tuning and fine-tuning learn from the same images at
@@ -12,18 +13,18 @@ Rules are applied to what is stored: none is trained again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from frozen import split
+from rules import CURRENT, always_s, fitted, oracle, outcomes, procedure, strategies
 from sets import REPOSITORY
 
 from headstart import budgeting, improving, pipeline
@@ -31,7 +32,6 @@ from headstart.data.images import load_pixels
 from headstart.learning import Learned, Prepared, answer, cross_validate, learn, read, train
 from headstart.opening import Outcome, open_run
 from headstart.plan.criterion import evaluate, log_softmax
-from headstart.plan.decide import SIDES
 from headstart.plan.steps import Planned, Way
 from headstart.plan.worth import worth_training
 from headstart.retraining import train_winner, verify_one
@@ -128,14 +128,16 @@ def ways(
     pixels = np.stack([load_pixels(path, start.graph.preprocess)[0] for path in paths])
     work = start.graph.stages[-1].macs
     boundary = next(s.name for s in start.graph.stages if s.macs >= budgeting.PARTIAL_BELOW * work)
-    found = []
+    found, best = [], None
     for strategy, through in (("partial", boundary), ("finetune", None)):
         epochs = epochs_for(kind_of(strategy), len(start.apart(start.folds[0])[0]))
         way = Way(strategy, strategy, SIZE_PX, through, epochs)
         began = time.perf_counter()
         inner = verify_one(Planned(way, 1, 0.0, 0.0), start)
         verify_s = time.perf_counter() - began
-        wins, sentence = improving.against(inner, None, frozen, prepared)
+        wins, _ = improving.against(inner, None, frozen, prepared)
+        takes, sentence = improving.against(inner, best, frozen, prepared)
+        best = inner if takes else best
         gain, se, _ = improving.compared(inner, frozen, prepared)
         began = time.perf_counter()
         tuned = train_winner(inner, start, refit=True)
@@ -147,7 +149,8 @@ def ways(
             {
                 "name": strategy,
                 "test": score(logits),
-                "wins": wins,
+                "wins": wins,  # against the frozen result
+                "takes": takes,  # against the best so far, as `fit` compares
                 "sentence": sentence,
                 "gain": gain,
                 "se": se,
@@ -183,147 +186,93 @@ def run(names: list[str], images: list[int], draws: range, minutes: float) -> No
             print(f"{name} {n} {draw}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
-# -- rules ---------------------------------------------------------------------------------------
+# -- what the cells say --------------------------------------------------------------------------
 
 
-def outcomes(one: dict[str, Any], cells: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Test score and seconds of what each rule chooses in a cell."""
-    partial, tuned = one["ways"]
-    frozen, seconds = one["frozen"]["test"], one["frozen"]["seconds"]
-    always = seconds + tuned["verify_s"] + tuned["refit_s"]
-    found = {
-        "always frozen top": (one["top"]["test"], seconds),
-        "always the frozen family": (frozen, seconds),
-        "always partial": (partial["test"], seconds + partial["verify_s"] + partial["refit_s"]),
-        "always fine-tune": (tuned["test"], always),
-    }
-    found["fit --budget 30"] = procedure(one, one["worth"])
-    small = one["standing"]["size_verdict"] == "small"
-    found["size only"] = found["always the frozen family" if small else "always fine-tune"]
-    found["four-case table"] = table_rule(one, one["standing"]["similarity"])
-    found["four-case table, similarity of another set"] = shuffled(one, cells, table_rule)
-    found["fit, trains only where not similar"] = gated(one, one["standing"]["similarity"])
-    found["the same, similarity of another set"] = shuffled(one, cells, gated)
-    found["pure cross-validation"] = best_by_fold(one)
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A rule over all cells; regret in points, cost as a share of always fine-tuning."""
+
+    rule: str
+    regret: float
+    low: float
+    high: float
+    worst_tenth: float
+    cost: float
+
+
+def rows_of(cells: list[dict[str, Any]]) -> list[Row]:
+    """Regret of every rule against the best strategy, with an interval over sets."""
+    best = oracle(cells)
+    scored = [outcomes(one, cells) for one in cells]
+    names = sorted({one["set"] for one in cells})
+    draws = np.random.default_rng(0).integers(0, len(names), (BOOTSTRAP, len(names)))
+    found = []
+    for rule in scored[0]:
+        regret = np.array([100 * (b - of[rule][0]) for b, of in zip(best, scored, strict=True)])
+        cost = [of[rule][1] / always_s(one) for one, of in zip(cells, scored, strict=True)]
+        by_set = np.array([regret[[c["set"] == name for c in cells]].mean() for name in names])
+        low, high = np.quantile(by_set[draws].mean(1), [0.025, 0.975])
+        tenth = float(np.quantile(regret, 0.9))
+        row = Row(rule, regret.mean(), float(low), float(high), tenth, float(np.mean(cost)))
+        found.append(row)
     return found
 
 
-def procedure(one: dict[str, Any], worth: list[str]) -> tuple[float, float]:
-    """As `fit` does: nothing where nothing is worth it, else the costlier way that is better."""
-    score, seconds = one["frozen"]["test"], one["frozen"]["seconds"]
-    refit = 0.0
-    for way in one["ways"]:
-        if way["name"] in worth:
-            seconds += way["verify_s"]
-            if way["wins"]:
-                score, refit = way["test"], way["refit_s"]
-    return score, seconds + refit
-
-
-def table_rule(one: dict[str, Any], similarity: str) -> tuple[float, float]:
-    """The prior alone: 1 and 2 are frozen, 3 and 4 fine-tuned."""
-    sides = SIDES[one["standing"]["size_verdict"], similarity]
-    frozen, tuned = one["frozen"], one["ways"][1]
-    if min(sides) <= 2:
-        return frozen["test"], frozen["seconds"]
-    return tuned["test"], frozen["seconds"] + tuned["verify_s"] + tuned["refit_s"]
-
-
-def gated(one: dict[str, Any], similarity: str) -> tuple[float, float]:
-    """As `fit` does, but networks are trained only for images that are not similar to the source."""
-    return procedure(one, [] if similarity == "similar" else one["worth"])
-
-
-def shuffled(
-    one: dict[str, Any], cells: list[dict[str, Any]], rule: Callable[..., tuple[float, float]]
-) -> tuple[float, float]:
-    """What a rule scores and costs on average with the verdict of another set in place of its own."""
-    verdicts = {c["set"]: c["standing"]["similarity"] for c in cells if c["set"] != one["set"]}
-    found = [rule(one, verdict) for verdict in verdicts.values()] or [rule(one, "unclear")]
-    scores, seconds = zip(*found, strict=True)
-    return float(np.mean(scores)), float(np.mean(seconds))
-
-
-def best_by_fold(one: dict[str, Any]) -> tuple[float, float]:
-    """Whatever scores highest on the fold, at the same cost as verifying everything."""
-    best = max(one["ways"], key=lambda way: way["gain"])
-    seconds = one["frozen"]["seconds"] + sum(way["verify_s"] for way in one["ways"])
-    if best["gain"] <= 0:
-        return one["frozen"]["test"], seconds
-    return best["test"], seconds + best["refit_s"]
-
-
-def oracle(cells: list[dict[str, Any]]) -> dict[tuple[str, int], dict[int, float]]:
-    """The best strategy of all, cross-fitted: chosen on the other draws of a cell where there are any."""
-    best: dict[tuple[str, int], dict[int, float]] = {}
-    for one in cells:
-        mine = strategies(one)
-        others = [
-            strategies(c)
-            for c in cells
-            if (c["set"], c["images"]) == (one["set"], one["images"]) and c["draw"] != one["draw"]
-        ]
-        basis = others or [mine]
-        name = max(mine, key=lambda key: float(np.mean([found[key] for found in basis])))
-        best.setdefault((one["set"], one["images"]), {})[one["draw"]] = mine[name]
-    return best
-
-
-def strategies(one: dict[str, Any]) -> dict[str, float]:
-    return {
-        "top": one["top"]["test"],
-        "family": one["frozen"]["test"],
-        **{way["name"]: way["test"] for way in one["ways"]},
-    }
-
-
 def table() -> None:
-    """Regret of every rule against the best strategy, with an interval over sets."""
-    cells = [read_json(path) for path in sorted(PLACE.glob("*.json"))]
-    if not cells:
-        raise SystemExit("there are no cells yet: python benchmarks/grid.py run")
-    best = oracle(cells)
-    scored = [outcomes(one, cells) for one in cells]
-    rules = list(scored[0])
-    names = sorted({one["set"] for one in cells})
-    print(f"{len(cells)} cells, {len(names)} sets\n")
-    print(
-        "| rule | mean regret, points | 95 % over sets | 90th percentile | cost against always fine-tuning |"
-    )
+    """Every rule, every cell, and the thresholds that all cells together would choose."""
+    cells = stored_cells()
+    rows = rows_of(cells)
+    print(f"{len(cells)} cells, {len({one['set'] for one in cells})} sets\n")
+    print("| rule | mean regret, points | 95 % over sets | 90th percentile | cost |")
     print("|---|---|---|---|---|")
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(names), (BOOTSTRAP, len(names)))
-    for rule in rules:
-        regret = np.array(
-            [
-                100 * (best[one["set"], one["images"]][one["draw"]] - found[rule][0])
-                for one, found in zip(cells, scored, strict=True)
-            ]
-        )
-        cost = np.mean([found[rule][1] / found["always fine-tune"][1] for found in scored])
-        by_set = np.array([regret[[c["set"] == name for c in cells]].mean() for name in names])
-        low, high = np.quantile(by_set[draws].mean(1), [0.025, 0.975])
+    for row in rows:
         print(
-            f"| {rule} | {regret.mean():+.2f} | {low:+.2f} to {high:+.2f} "
-            f"| {np.quantile(regret, 0.9):.2f} | {cost:.2f} |"
+            f"| {row.rule} | {row.regret:+.2f} | {row.low:+.2f} to {row.high:+.2f} "
+            f"| {row.worst_tenth:.2f} | {row.cost:.2f} |"
         )
+    print(f"\nthresholds fitted on all sets: {fitted(cells)}")
     print(
         "\n| cell | top | family | partial | fine-tuned | fit chooses |\n|---|---|---|---|---|---|"
     )
-    for one, rated in zip(cells, scored, strict=True):
-        found = strategies(one)
-        chosen = rated["fit --budget 30"][0]
-        name = next(key for key in ("family", "partial", "finetune") if found[key] == chosen)
+    for one in cells:
+        found, score = strategies(one), procedure(one, CURRENT)[0]
+        name = next(key for key in ("family", "partial", "finetune") if found[key] == score)
         scores = " | ".join(f"{value:.3f}" for value in found.values())
-        print(f"| {one['set']}, {one['n']}, draw {one['draw']} | {scores} | {name} |")
+        print(f"| {one['set']}, {one['images']}, draw {one['draw']} | {scores} | {name} |")
+
+
+def draw_rules(path: Path) -> None:
+    """Regret against cost of every rule, as an SVG file."""
+    import altair as alt
+
+    data = alt.Data(values=[asdict(row) for row in rows_of(stored_cells())])
+    base = alt.Chart(data).encode(
+        x=alt.X(
+            "cost:Q", title="cost, as a share of always fine-tuning", scale=alt.Scale(zero=True)
+        )
+    )
+    score = alt.Y("regret:Q", title="mean regret, points")
+    marks = base.mark_rule(color="#9aa7ad").encode(y="low:Q", y2="high:Q")
+    points = base.mark_circle(size=70, opacity=1, color="#2b6c7f").encode(y=score)
+    names = base.mark_text(align="left", dx=8, fontSize=11).encode(y=score, text="rule:N")
+    chart = (marks + points + names).properties(width=640, height=420)
+    chart.configure(background="#ffffff", font="sans-serif").save(path)
+
+
+def stored_cells() -> list[dict[str, Any]]:
+    cells = [read_json(path) for path in sorted(PLACE.glob("*.json"))]
+    if not cells:
+        raise SystemExit("there are no cells yet: python benchmarks/grid.py run")
+    return cells
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["run", "table", "json"])
-    parser.add_argument("sets", nargs="*", default=SETS)
+    parser.add_argument("what", choices=["run", "table", "draw"])
+    parser.add_argument("sets", nargs="*", default=SETS, help="or the file to draw")
     parser.add_argument("--images", type=int, nargs="+", default=[200, 1_000])
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--first", type=int, default=0, help="draw to begin with")
@@ -335,7 +284,7 @@ def main() -> None:
     elif asked.what == "table":
         table()
     else:
-        print(json.dumps([read_json(path) for path in sorted(PLACE.glob("*.json"))]))
+        draw_rules(Path(asked.sets[0]))
 
 
 if __name__ == "__main__":

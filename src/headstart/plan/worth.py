@@ -14,6 +14,8 @@ LEAST_OF_A_CLASS = 5
 """below either, tuning is a coin flip (Kornblith et al. 2019: ten images of a class are not enough)"""
 NO_HEADROOM = 0.02
 """with a frozen head this near to perfect nothing measurable is left to gain"""
+TIMES_SE = 2.0
+"""the same in standard errors of its score"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def worth_training(standing: Standing) -> Worth:
             f"{LEAST_OF_A_CLASS} of every class.",
         )
     headroom = standing.best_possible - standing.score
-    if headroom <= max(NO_HEADROOM, 2 * standing.se):
+    if headroom <= max(NO_HEADROOM, TIMES_SE * standing.se):
         return Worth(
             (),
             "The network is not trained: the frozen one is so good that a gain could not be measured.",
