@@ -12,10 +12,11 @@ import pytest
 
 import headstart
 from headstart.backbone.graph import tap_graph
-from headstart.comparing import CompareSettings, compare, compare_settings
+from headstart.comparing import compare
 from headstart.errors import ArgumentError, RunFolderError, TrainingError
 from headstart.plan.decide import deepest_early_stage
 from headstart.run import read_json
+from headstart.settings import CompareSettings, compare_settings
 from headstart.ship.compare_page import render_comparison
 from networks import export_here
 from runs import call, refused, table

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.errors import HeadstartError
 from headstart.notebook import compared_html, plan_html, scores_html, sentence
 from headstart.run import read_json
-from headstart.settings import DEFAULT_BACKBONE, fit_settings
+from headstart.settings import DEFAULT_BACKBONE, compare_settings, fit_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -217,7 +217,7 @@ def compare(
     values = dict(locals())
     from headstart import comparing
 
-    return Compared(comparing.compare(comparing.compare_settings(values)).folder)
+    return Compared(comparing.compare(compare_settings(values)).folder)
 
 
 def load(path: str | Path) -> Model:

@@ -45,7 +45,7 @@ from headstart.flags import (
     Weights,
 )
 from headstart.model_commands import evaluate, explain, filters, next_images, predict, report
-from headstart.settings import DEFAULT_BACKBONE, FitSettings, fit_settings
+from headstart.settings import DEFAULT_BACKBONE, FitSettings, compare_settings, fit_settings
 
 app = typer.Typer(
     name="headstart",
@@ -185,7 +185,7 @@ def compare(
     from headstart.compared import compare_text
     from headstart.run import read_json
 
-    outcome = comparing.compare(comparing.compare_settings(values))
+    outcome = comparing.compare(compare_settings(values))
     if outcome.already_done:
         typer.echo("this run is finished already", err=True)
     typer.echo(compare_text(outcome.folder, read_json(outcome.folder / "compare.json")))

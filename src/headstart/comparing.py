@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
 
 from headstart.backbone.device import detect_device
 from headstart.backbone.features import _compute, _onnx_runner, _torch_runner
@@ -33,7 +31,7 @@ from headstart.compared import (
     score_of,
 )
 from headstart.data.split import assign_folds
-from headstart.errors import ArgumentError, DataError, TrainingError
+from headstart.errors import DataError, TrainingError
 from headstart.learning import Prepared, cross_validate, read, readable, subset, train
 from headstart.opening import Outcome, open_run, say, working
 from headstart.pipeline import prepare
@@ -44,7 +42,7 @@ from headstart.plan.steps import Planned, Way
 from headstart.plan.verify import Trial, Verified
 from headstart.retraining import verify_one
 from headstart.run import Run, atomic_write
-from headstart.settings import FitSettings, fit_settings, threads
+from headstart.settings import CompareSettings, threads
 from headstart.train.head import Head
 from headstart.train.mlp import MlpHead
 from headstart.training import (
@@ -60,46 +58,12 @@ from headstart.training import (
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
-MOST_FOLDS = 5
 SIXTEENTHS = (1, 2, 4, 8)
 """sizes of the learning curve, beside the whole"""
 DRAWS, MANY = 3, 5_000
 """of every size; from so many images on one draw is enough, and three would take long"""
 TIMED = 32
 """images on which the speed of a pass is measured"""
-
-
-class CompareSettings(FitSettings):
-    """Everything `headstart compare` can be told: as for fit, with nothing forced."""
-
-    folds: int = Field(1, description="verifying folds that judge", ge=1, le=MOST_FOLDS)
-
-    @model_validator(mode="after")
-    def _no_contradictions(self) -> CompareSettings:
-        """Here --epochs and --augment need no forced case; the rest `fit_settings` has checked."""
-        return self
-
-
-def compare_settings(values: Mapping[str, Any]) -> CompareSettings:
-    """Build CompareSettings from plain values.
-
-    Raises:
-        ArgumentError: an unknown key, a wrong type, a contradiction.
-
-    >>> compare_settings({"data": "photos", "epochs": 3}).folds
-    1
-    """
-    own = {key: values[key] for key in ("folds", "epochs", "augment") if key in values}
-    shared = fit_settings({key: value for key, value in values.items() if key not in own})
-    try:
-        return CompareSettings(**{**shared.model_dump(), **own})
-    except ValidationError as cause:
-        first = cause.errors()[0]
-        raise ArgumentError(
-            f"--{first['loc'][0]}: {first['msg']}",
-            received=first["input"],
-            do="See headstart compare --help.",
-        ) from cause
 
 
 def compare(settings: CompareSettings) -> Outcome:

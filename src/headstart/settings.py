@@ -222,6 +222,39 @@ def fit_settings(values: Mapping[str, Any]) -> FitSettings:
         ) from cause
 
 
+class CompareSettings(FitSettings):
+    """Everything `headstart compare` can be told: as for fit, with nothing forced."""
+
+    folds: int = Field(1, description="verifying folds that judge", ge=1, le=5)
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> CompareSettings:
+        """Here --epochs and --augment need no forced case; the rest `fit_settings` has checked."""
+        return self
+
+
+def compare_settings(values: Mapping[str, Any]) -> CompareSettings:
+    """Build CompareSettings from plain values.
+
+    Raises:
+        ArgumentError: an unknown key, a wrong type, a contradiction.
+
+    >>> compare_settings({"data": "photos", "epochs": 3}).folds
+    1
+    """
+    own = {key: values[key] for key in ("folds", "epochs", "augment") if key in values}
+    shared = fit_settings({key: value for key, value in values.items() if key not in own})
+    try:
+        return CompareSettings(**{**shared.model_dump(), **own})
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        raise ArgumentError(
+            f"--{first['loc'][0]}: {first['msg']}",
+            received=first["input"],
+            do="See headstart compare --help.",
+        ) from cause
+
+
 def cache_dir() -> Path:
     """Where graphs and features are kept: $HEADSTART_CACHE, else the XDG cache, else ~/.cache."""
     own, xdg = os.environ.get("HEADSTART_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
