@@ -28,7 +28,7 @@ from headstart.learning import HeldOut, Prepared, Seen, readable
 from headstart.opening import PARITY_IMAGES, say
 from headstart.plan.criterion import Criterion, evaluate, log_softmax
 from headstart.plan.decide import Strategy
-from headstart.plan.steps import Planned, Steps, Way
+from headstart.plan.steps import Planned, Steps, Way, folds_to_judge
 from headstart.settings import FitSettings, threads
 from headstart.train.adjust import Adjustment, adjust
 from headstart.train.head import Head, tempered_loss
@@ -96,10 +96,11 @@ def forced_ways(settings: FitSettings, size_px: int, n: int) -> tuple[Way, ...]:
 
 
 def forced_steps(start: Start) -> Steps:
-    """One verifying fold and a refit of every way that is forced; no clock."""
+    """Verifying folds with images enough, and a refit, of every way that is forced; no clock."""
     learn, _ = start.apart(start.folds[0])
+    folds = folds_to_judge([len(start.apart(fold)[1]) for fold in start.folds])
     ways = forced_ways(start.settings, start.graph.preprocess.size_px, len(learn))
-    return Steps(tuple(Planned(way, 1, 0.0, 0.0) for way in ways), True, 0.0, 0.0, ())
+    return Steps(tuple(Planned(way, folds, 0.0, 0.0) for way in ways), True, 0.0, 0.0, ())
 
 
 def verify_all(steps: Steps, starts: Mapping[int, Start]) -> list[Inner]:

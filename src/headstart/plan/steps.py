@@ -18,6 +18,8 @@ USED = 0.9
 """of the time that is left is planned with; predicted times are right to about a tenth"""
 MIXTURES = 5
 """sets of weights that are tried on the fold when training has ended"""
+LEAST_HELD_OUT = 60
+"""images that a forced case is judged on: on 24 the choice of rate and mixture was luck"""
 NO_REFIT_FROM = 10_000
 """images to learn from; with so many, learning once more from a fifth more of them costs as much as
 everything before and gains next to nothing: what was verified is shipped"""
@@ -161,6 +163,15 @@ def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, beside_s:
                 "fit any more."
             )
     return Steps(tuple(chosen), images.refit, left_s, beside_s, tuple(left_out))
+
+
+def folds_to_judge(sizes: Sequence[int]) -> int:
+    """How many folds hold enough images together, the best first; all, when all do not.
+
+    >>> folds_to_judge((200, 200)), folds_to_judge((24, 24, 24, 24)), folds_to_judge((8, 8))
+    (1, 3, 2)
+    """
+    return next((k for k in range(1, len(sizes)) if sum(sizes[:k]) >= LEAST_HELD_OUT), len(sizes))
 
 
 def training_s(offer: Offer, learn: int, valid: int) -> float:

@@ -233,7 +233,8 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
     """The weights that are best on the validation part: averaged or last, mixed with the start.
 
     Start and end lie in one valley when the run began at the trained head, and what lies between
-    them is often better than both (Wortsman et al. 2022). BatchNorm statistics are mixed, too.
+    them is often better than both (Wortsman et al. 2022). BatchNorm statistics are mixed, too. The
+    averaged end is the one that is mixed, if there is one: folds are put together by mixture.
     """
     lesson, recipe = loop.lesson, loop.recipe
     truth = lesson.labels[lesson.valid]
@@ -257,9 +258,8 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
         for end in ends:
             attempt(end, 1.0)
         if recipe.kind != "scratch":
-            better = max(ends, key=lambda end: _rank(lesson, trials[end, 1.0], truth))
             for alpha in ALPHAS:
-                attempt(better, alpha)
+                attempt(next(iter(ends)), alpha)
     chosen = ("start", 0.0) if diverged else best() if trials else lesson.keep
     name, alpha = chosen
     put(loop.now, between(loop.start, {"start": loop.start, **ends}[name], alpha))
