@@ -3,7 +3,8 @@
 A digit that is mirrored is another sign, a stain that is recoloured another finding; a photo of a
 shirt is neither. So a head on the frozen network learns once from the images as they are, and once
 from them and what an operation makes of them. It answers for images that were held out, as they
-are. An operation that costs more than one standard error of the paired difference is not used.
+are. What hardly changes a picture is used unless it costs more than one standard error of the paired
+difference; what stands it on its head only when it gains as much.
 
 n images, S side in px of what was decoded, D feature width, C classes.
 """
@@ -26,6 +27,8 @@ Features = NDArray[np.float32]
 
 TESTED = ("flip", "flip_vertical", "rotate90", "rotate", "colour")
 """beside the crop, which is always used when nothing is asked for"""
+UNUSUAL = ("flip_vertical", "rotate90")
+"""they make pictures that are rarely met: without a gain they only slow learning (docs/log.md)"""
 IMAGES = 300
 ROUNDING = 1e-9
 """one image lost is exactly one standard error, but for the last digit"""
@@ -80,7 +83,9 @@ def suitable(
         seen = np.stack([_done(s, operation, size_px, seed, i) for i, s in enumerate(squares)])
         after = evaluate(task.criterion, held_out(features_of(seen)), task.labels)
         gain, se = difference(after, before, task.groups)
-        rows.append(Suited(operation, gain, se, gain >= -se - ROUNDING))
+        least = se if operation in UNUSUAL else -se
+        used = gain >= least - ROUNDING and (gain > 0 or operation not in UNUSUAL)
+        rows.append(Suited(operation, gain, se, used))
     return tuple(rows)
 
 
