@@ -71,6 +71,14 @@ def better(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(improving, "against", lambda one, *_: (True, f"{one.way.name} is better."))
 
 
+def _surgery_is_told(run: Path, plan: dict[str, Any]) -> None:
+    """The model and the picture say of each stage whether it learned."""
+    counts = read_json(run / "model" / "headstart.json")["parameters"]
+    states = [block["state"] for block in read_json(run / "surgery.json")["blocks"]]
+    assert ("frozen" in states) == (counts["frozen"] > 0) == (plan["strategy"] == "partial")
+    assert counts["trained"] > 0
+
+
 @pytest.mark.usefixtures("better")
 def test_a_better_network_takes_the_place_of_the_frozen_result(
     demo: dict[str, Any], stripes: Path
@@ -78,6 +86,7 @@ def test_a_better_network_takes_the_place_of_the_frozen_result(
     run = train(stripes, Path("run"), **demo)
     plan = read_json(run / "plan.json")
     assert plan["strategy"] in ("partial", "finetune", "scratch")
+    _surgery_is_told(run, plan)
     steps = plan["budget_steps"]
     assert steps["planned"] and steps["seconds"] <= steps["left_s"]
     tried = {one["way"]["name"] for one in steps["planned"]}

@@ -9,6 +9,7 @@ n images of the verifying folds, C classes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -32,6 +33,7 @@ from headstart.retraining import (
     adopt,
     forced_steps,
     held_out,
+    other_rates,
     train_winner,
     training_json,
     verify_all,
@@ -63,6 +65,10 @@ def retrain(
     starts = {start.graph.preprocess.size_px: start}
     steps = forced_steps(start)
     inner = verify_all(steps, starts)
+    if max(compared(one, frozen, prepared)[0] for one in inner) < 0:
+        say("nothing that was trained reaches the frozen network: other rates are tried")
+        with contextlib.suppress(TrainingError):  # what was trained at the first rates is there
+            inner += verify_all(other_rates(steps), starts)
     best = max(inner, key=lambda one: one.adjusted.score.value)
     against_frozen = [compared(one, frozen, prepared) for one in inner]
     again, learned = _adopted(best, inner, steps, starts, frozen, run)
@@ -264,7 +270,14 @@ def _rows(inner: list[Inner], prepared: Prepared) -> list[Scored]:
     rows = []
     for one in inner:
         way, used = one.way, len(np.unique(folds[one.positions]))
-        candidate = Candidate(way.name, way.strategy, None, CASES.get(way.strategy), view=TUNED)
+        candidate = Candidate(
+            way.name,
+            way.strategy,
+            None,
+            CASES.get(way.strategy),
+            view=TUNED,
+            through=way.through,
+        )
         groups = prepared.development.groups[one.positions]
         score = one.adjusted.score
         rate = "" if way.rate is None else f", rate {way.rate:g}"

@@ -356,7 +356,7 @@ def bundle(
     surgery = plan_surgery(
         graph.stages,
         chosen.strategy,
-        chosen.cut,
+        chosen.cut or chosen.through,
         len(prepared.dataset.classes),
         input_px=graph.preprocess.size_px,
         # Of the network before: a re-trained one comes without the old classifier.

@@ -77,22 +77,18 @@ class Inner:
 def forced_ways(settings: FitSettings, size_px: int, n: int) -> tuple[Way, ...]:
     """What a forced case trains: 3 fine-tunes, 4 races scratch against it, --from-scratch does not.
 
-    Each at every rate that the recipe knows: a rate that suits one network is too low for another.
-
     Args:
         n: images that the verified network learns from.
     """
-    from headstart.train.recipe import RATES, epochs_for
+    from headstart.train.recipe import epochs_for
 
     names: tuple[Strategy, ...] = ("finetune",) if settings.case == 3 else ("scratch", "finetune")
     if settings.from_scratch:
         names = ("scratch",)
-    found: list[Way] = []
-    for name in names:
-        kind = kind_of(name)
-        way = Way(name, name, size_px, None, settings.epochs or epochs_for(kind, n))
-        found += [way, *(way.at(rate) for rate in RATES[kind][1:])]
-    return tuple(found)
+    return tuple(
+        Way(name, name, size_px, None, settings.epochs or epochs_for(kind_of(name), n))
+        for name in names
+    )
 
 
 def forced_steps(start: Start) -> Steps:
@@ -101,6 +97,18 @@ def forced_steps(start: Start) -> Steps:
     folds = folds_to_judge([len(start.apart(fold)[1]) for fold in start.folds])
     ways = forced_ways(start.settings, start.graph.preprocess.size_px, len(learn))
     return Steps(tuple(Planned(way, folds, 0.0, 0.0) for way in ways), True, 0.0, 0.0, ())
+
+
+def other_rates(steps: Steps) -> Steps:
+    """The same ways at the other rates that the recipe knows: none suits every network."""
+    from headstart.train.recipe import RATES
+
+    more = [
+        replace(one, way=one.way.at(rate))
+        for one in steps.planned
+        for rate in RATES[kind_of(one.way.strategy)][1:]
+    ]
+    return replace(steps, planned=tuple(more))
 
 
 def verify_all(steps: Steps, starts: Mapping[int, Start]) -> list[Inner]:

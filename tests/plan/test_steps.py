@@ -25,8 +25,16 @@ def test_the_costliest_way_that_fits_is_planned_as_a_fold_and_a_refit() -> None:
     cost = training_s(SMALL, 640, 160) + training_s(SMALL, 800, 0)
     left = (cost + 20.0) / 0.9
     assert names(left + 1)[-1] == "finetune@160px"
-    short = plan_steps(OFFERS, TESTED, left - 1, 20.0).planned[-1]
-    assert short.way.epochs == SMALL.least_epochs  # only the shortest schedule fits
+
+
+def test_where_no_whole_schedule_fits_the_longest_that_does_is_planned() -> None:
+    cost = training_s(SMALL, 640, 160) + training_s(SMALL, 800, 0)
+    left = (cost + 20.0) / 0.9
+    (nearly,) = plan_steps([SMALL], TESTED, left - 1, 20.0).planned
+    assert nearly.way.epochs == SMALL.way.epochs - 1
+    (half,) = plan_steps([LARGE, SMALL], TESTED, left - 60, 20.0).planned
+    assert half.way.name == "finetune@160px"  # not the larger input, for a shorter time
+    assert SMALL.least_epochs < half.way.epochs < SMALL.way.epochs
 
 
 def test_with_no_time_nothing_is_planned_and_every_way_is_told() -> None:

@@ -85,6 +85,8 @@ class Candidate:
     """every class counts the same in the head's loss"""
     mirrored: bool = False
     """the head learns from every image and its mirror image"""
+    through: str | None = None
+    """the last frozen stage of partial tuning"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ DONE = {
     "head_top": "a new head on the whole network, frozen",
     "head_cut": "the network cut after stage {cut}, and a new head on what is left, frozen",
     "all_stages": "a new head on the features of every stage, nothing cut, frozen",
+    "partial": "a new head and the later stages; the early ones stay as they were pre-trained",
     "finetune": "a new head and the whole network, from its pre-trained weights",
     "scratch": "a new head and the whole network, from random weights",
 }

@@ -119,7 +119,8 @@ class Steps:
 def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, beside_s: float) -> Steps:
     """The costliest way that fits, as one verifying fold and a refit; then what else fits beside it.
 
-    What is left over goes to further folds of that way where the folds are also the estimate, and
+    Where no way fits with its whole schedule, the one that keeps the largest share of it is chosen:
+    a short schedule costs more than a small input (docs/log.md). What is left over goes to further folds of that way where the folds are also the estimate, and
     then to the next cheaper ways, which are verified on the same folds.
 
     Args:
@@ -145,16 +146,17 @@ def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, beside_s:
     ]
     if not fitting:
         return Steps((), images.refit, left_s, beside_s, tuple(left_out))
-    main = fitting.pop()
+    own = {offer.way.name: offer.way.epochs for offer in offers}
+    main = max(fitting, key=lambda one: (one.way.epochs / own[one.way.name], _whole(one, images)))
     room -= _whole(main, images)
     if not images.held_out:
         more = min(len(images.folds) - 1, max(0, int(room // main.verify_s)))
         main = replace(main, folds=1 + more, verify_s=(1 + more) * main.verify_s)
         room -= more * main.verify_s / (1 + more)
     chosen = [main]
-    for other in reversed(fitting):
+    for other in reversed([one for one in fitting if one is not main]):
         cost = main.folds * other.verify_s
-        if cost <= room:
+        if cost <= room and other.refit_s <= main.refit_s:
             chosen.insert(0, replace(other, folds=main.folds, verify_s=cost))
             room -= cost
         else:
@@ -198,13 +200,14 @@ def steps_json(steps: Steps) -> dict[str, Any]:
 
 
 def _costed(offer: Offer, images: Images, room: float) -> Planned:
-    """With its own schedule, or with the shortest one when only that fits."""
-    found = _planned(offer, images)
-    if _whole(found, images) > room and offer.least_epochs < offer.way.epochs:
-        short = replace(offer, way=replace(offer.way, epochs=offer.least_epochs))
-        shorter = _planned(short, images)
-        return shorter if _whole(shorter, images) <= room else found
-    return found
+    """With its own schedule, or with the longest that fits; with its own, when not even the
+    shortest does."""
+    whole = _planned(offer, images)
+    for epochs in range(offer.way.epochs, min(offer.least_epochs, offer.way.epochs) - 1, -1):
+        found = _planned(replace(offer, way=replace(offer.way, epochs=epochs)), images)
+        if _whole(found, images) <= room:
+            return found
+    return whole
 
 
 def _planned(offer: Offer, images: Images) -> Planned:

@@ -78,11 +78,13 @@ def describe(
     end = graph.stages.index(last) + 1
     preprocess = asdict(graph.preprocess)
     preprocess.pop("mirror")
-    trains = candidate.strategy in ("finetune", "scratch")
-    counts = {
-        "frozen": 0 if trains else last.parameters,
-        "trained": last.parameters if trains else 0,
-    }
+    if candidate.strategy in ("finetune", "scratch"):
+        frozen = 0
+    elif candidate.through is not None:
+        frozen = graph.stage(candidate.through).parameters
+    else:
+        frozen = last.parameters
+    counts = {"frozen": frozen, "trained": last.parameters - frozen}
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,

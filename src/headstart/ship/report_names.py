@@ -37,6 +37,7 @@ PARTS = {
     r"\+spread": "the head reads how much each feature varies over the image beside its mean",
     r"@squash": "images squeezed to a square instead of cropped",
     r"@pad": "images given a border to make them square",
+    r"@rate[\d.e-]{1,12}": "trained at another rate than the first",
     r"@\d{1,5}px": "images shown at this many pixels to each side",
     r"\+mirror": "the head also learns from mirror images",
     r"\+weights": "every class weighs the same while the head learns",
