@@ -31,6 +31,8 @@ class Thresholds:
     """between the frozen score and a perfect one; at this or less nothing is trained"""
     times_se: float = TIMES_SE
     """the same in standard errors of the frozen score"""
+    least_images: int = LEAST_IMAGES
+    """with fewer nothing is trained"""
     ways: str = "both"
     """"both", "finetune" alone, "partial" alone, or "first": fine-tuning only after a gain of partial"""
 
@@ -41,6 +43,7 @@ CHOICES = tuple(
     for values in itertools.product(
         (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 1.0),
         (0.0, 2.0, 3.0, 4.0),
+        (LEAST_IMAGES, 300),
         ("both", "first", "finetune", "partial"),
     )
 )
@@ -90,7 +93,7 @@ def procedure(one: Cell, thresholds: Thresholds) -> Outcome:
     """
     standing = one["standing"]
     score, seconds, refit = one["frozen"]["test"], one["frozen"]["seconds"], 0.0
-    few = standing["n"] < LEAST_IMAGES or standing["smallest_class"] < LEAST_OF_A_CLASS
+    few = standing["n"] < thresholds.least_images or standing["smallest_class"] < LEAST_OF_A_CLASS
     room = standing["best_possible"] - standing["score"]
     if few or room <= max(thresholds.headroom, thresholds.times_se * standing["se"]):
         return score, seconds

@@ -31,9 +31,6 @@ from headstart.train.adjust import adjust
 from headstart.train.head import Head, HeadTask, cross_entropy, search_head, train_head
 from headstart.train.mlp import MlpHead, search_mlp, train_mlp
 
-LONG_MIN = 30.0
-"""from this budget on a hidden layer is tried too"""
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -133,14 +130,13 @@ def choose(
 ) -> Verified:
     """Cross-validate the finalists' real heads and let the data decide."""
     labels, criterion = development.labels, prepared.criterion
-    long = settings.budget_min >= LONG_MIN
 
     def refine(best: Candidate) -> tuple[Candidate, ...]:
         if decided.forced is not None or not prepared.spreads:
             return ()
         counts = np.bincount(labels)
         uneven = criterion.kind == "balanced_accuracy" and counts.max() > 2 * counts.min()
-        return refinements(best, len(labels), tuple(prepared.views), bool(uneven), long)
+        return refinements(best, tuple(prepared.views), bool(uneven))
 
     return verify(
         decided,

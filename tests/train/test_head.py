@@ -199,3 +199,16 @@ def test_a_weighted_head_is_that_of_a_set_with_rare_images_repeated() -> None:
     rare = train_head(x[few], labels[few], 2, 0.03, 0, weighted=True)
     common = train_head(x[few], labels[few], 2, 0.03, 0)
     assert answers(rare, x[few])[:, 1].mean() > answers(common, x[few])[:, 1].mean() + 0.1
+
+
+def test_a_part_of_many_images_finds_the_strength_that_all_of_them_find(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, labels = toy(900, 30, 3, apart=0.4)
+    folds = np.arange(900) % 5
+    whole = search(x, labels, folds, 3, workers=1)
+    monkeypatch.setattr("headstart.train.head.MANY", 300)
+    found = search(x, labels, folds, 3, workers=1)
+    assert found.strength == whole.strength
+    loss = cross_entropy(found.logits, labels).mean()
+    assert loss == pytest.approx(cross_entropy(whole.logits, labels).mean(), abs=1e-3)

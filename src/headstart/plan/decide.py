@@ -25,9 +25,6 @@ CASES = {
 Strategy = Literal["head_top", "head_cut", "all_stages", "partial", "finetune", "scratch"]
 OWN = "own"
 MIRROR = "mirror"
-HIDDEN_FROM = 500
-"""images below which a hidden layer is not tried: it has more to choose than they can tell"""
-HIDDEN = 256
 SIDES = {
     ("small", "similar"): (1,),
     ("small", "unclear"): (1, 2),
@@ -210,18 +207,17 @@ def richer_candidates(views: Mapping[str, float], spreads: bool) -> tuple[Candid
     )
 
 
-def refinements(
-    best: Candidate, n: int, views: Sequence[str], uneven: bool, long: bool
-) -> tuple[Candidate, ...]:
+def refinements(best: Candidate, views: Sequence[str], uneven: bool) -> tuple[Candidate, ...]:
     """Other heads on what the best candidate so far reads.
 
+    A hidden layer is none of them: its search takes 2 to 10 times as long, and it gained nothing on
+    three sets (docs/log.md). Time is spent better on training the network.
+
     Args:
-        n: images to learn from. uneven: whether every class shall weigh the same and does not.
-        long: whether there is time for a hidden layer, whose search takes 2 to 10 times as long and
-            which gained nothing on three sets (docs/log.md).
+        uneven: whether every class shall weigh the same and does not.
 
     >>> best = Candidate("all_stages+spread", "all_stages", None, None, spread=True)
-    >>> [c.name for c in refinements(best, 800, ("mirror",), uneven=True, long=False)]
+    >>> [c.name for c in refinements(best, ("mirror",), uneven=True)]
     ['all_stages+spread+mirror', 'all_stages+spread+weights']
     """
     found = []
@@ -229,8 +225,6 @@ def refinements(
         found.append(replace(best, name=f"{best.name}+mirror", mirrored=True))
     if uneven:
         found.append(replace(best, name=f"{best.name}+weights", weighted=True))
-    if long and n >= HIDDEN_FROM:
-        found.append(replace(best, name=f"{best.name}+mlp:{HIDDEN}", hidden=HIDDEN))
     return () if best.hidden else tuple(found)
 
 
