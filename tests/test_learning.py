@@ -130,3 +130,18 @@ def test_rare_classes_are_named_more_often_for_balanced_accuracy(tmp_path: Path)
         return float(found)
 
     assert recall("balanced_accuracy") > recall("accuracy")
+
+
+def test_of_many_images_a_part_compares_heads_and_all_judge_the_chosen_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bright_or_dark(tmp_path / "shades", {"dark": 40, "light": 40})
+    monkeypatch.setattr("headstart.learning.COMPARED_ON", 30)
+    run = train(data, tmp_path / "run", budget=0)
+    plan = read_json(run / "plan.json")
+    assert "compared on 30 of the 64 images" in plan["switch"][0]
+    methods = {row["name"]: row["method"] for row in plan["candidates"]}
+    assert methods[plan["chosen"]] == "head, cross-validated"
+    assert "head, cross-validated on 30 images" in methods.values()
+    assert (run / "suggestions.csv").is_file()
+    assert len(list(load(run / "model").predict(sorted(data.rglob("*.png"))))) == 80

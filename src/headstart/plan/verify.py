@@ -121,13 +121,20 @@ def verify(
                 "because it was asked for."
             )
     rows = [row for name, row in probes.items() if name not in trials]
-    rows += [compare.row(by_name[name], trial) for name, trial in trials.items()]
+    rows += [scored(by_name[name], trial, groups) for name, trial in trials.items()]
     place = {name: i for i, name in enumerate(by_name)}
     rows.sort(key=lambda row: place[row.candidate.name])
     others = [trial.logits - trial.shift for name, trial in trials.items() if name != chosen]
     kept = tuple(others) if sum(one.size for one in others) <= MOST_KEPT else ()
     told = tuple(sentences), tuple(warnings)
     return Verified(by_name[chosen], trials[chosen], tuple(rows), *told, kept)
+
+
+def scored(candidate: Candidate, trial: Trial, groups: Int | None) -> Scored:
+    """A candidate's row in the table."""
+    se = trial.score.se(groups)
+    method = "head, cross-validated"
+    return Scored(candidate, trial.score.value, se, trial.train_score, trial.seconds, method)
 
 
 class _Comparison:
@@ -140,12 +147,6 @@ class _Comparison:
         # The folds' training sets overlap, so a plain standard error is too small. Correction of
         # Nadeau & Bengio 2003: variance times 1 + folds * n_test / n_train.
         self.inflation = float(np.sqrt(1 + folds / (folds - 1)))
-
-    def row(self, candidate: Candidate, trial: Trial) -> Scored:
-        """A candidate's row in the table."""
-        se = trial.score.se(self.groups)
-        method = "head, cross-validated"
-        return Scored(candidate, trial.score.value, se, trial.train_score, trial.seconds, method)
 
     def difference(self, base: Trial, other: Trial) -> tuple[float, float]:
         """Gain of `other` in the criterion, and its corrected standard error."""
