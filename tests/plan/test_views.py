@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headstart.plan.views import MOST_IMAGES, Views, choose_views
+from headstart.plan.views import MIRRORED_UP_TO, MOST_IMAGES, Views, choose_views
 
 
 def views(n: int = 500, oblong: bool = True, **changed: Any) -> Views:
@@ -47,8 +47,13 @@ def test_what_the_user_fixed_is_not_varied(fixed: str, left: list[str]) -> None:
 def test_what_does_not_fit_the_budget_is_said() -> None:
     found = views(n=15_000, budget_min=6.0)
     assert names(found) == ["squash"]
-    assert len(found.left_out) == 3
+    assert len(found.left_out) == 2
     assert "do not fit the budget" in found.left_out[0]
+
+
+def test_many_images_are_not_mirrored() -> None:
+    assert names(views(n=MIRRORED_UP_TO))[-1] == "mirror"
+    assert "mirror" not in names(views(n=MIRRORED_UP_TO + 1, budget_min=600.0))
 
 
 def test_a_very_large_set_is_looked_at_once() -> None:

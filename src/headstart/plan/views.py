@@ -25,6 +25,8 @@ OBLONG = 1.1
 """from this median ratio of the sides on, squashing and padding differ"""
 LARGER = 288 / 224
 """a larger input helps networks trained with random crops (Touvron et al. 2019)"""
+MIRRORED_UP_TO = 5_000
+"""images; with more, mirror images double the time of a head that has seen enough"""
 MOST_IMAGES = 20_000
 """with more, the memory for heads on all stages and spreads would grow past a laptop's"""
 
@@ -90,7 +92,8 @@ def choose_views(
         wanted.append(
             View(f"{larger_px}px", larger_px, "crop", False, once * (larger_px / size_px) ** 2)
         )
-    wanted.append(View(MIRROR, size_px, "crop", True, once))
+    if n <= MIRRORED_UP_TO:
+        wanted.append(View(MIRROR, size_px, "crop", True, once))
     allowed, chosen, left_out = SHARE * budget_min * 60, [], []
     for view in wanted:
         if view.seconds <= allowed:
