@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from headstart import budgeting, improving
 from headstart.files import read_json
-from headstart.plan.steps import Speed, Steps
+from headstart.plan.steps import Images, Offer, Speed, Steps, Way
+from headstart.settings import fit_settings
 from headstart.ship.predict import load
 from networks import export_here
 from runs import bright_or_dark, call, train
@@ -210,3 +212,16 @@ def test_a_winner_that_diverges_on_all_images_leaves_the_frozen_model(
     assert plan["strategy"] not in ("partial", "finetune", "scratch")
     assert any("The frozen result stays" in reason for reason in plan["reasons"])
     assert len(load(run).classes) == 2
+
+
+def test_testing_augmentations_is_part_of_the_predicted_time() -> None:
+    prepared = SimpleNamespace(
+        test_rows=range(100), graph=SimpleNamespace(preprocess=SimpleNamespace(size_px=160))
+    )
+    offer = Offer(Way("way", "finetune", 160, None, 12), Speed(50.0, 100.0), 8)
+    images = Images(500, (100,) * 5, held_out=True)
+    asked, tested = (
+        budgeting._beside_s([offer], prepared, fit_settings({"data": "x", **more}), images)  # type: ignore[arg-type]
+        for more in ({"case": 3, "augment": "flip"}, {})
+    )
+    assert tested - asked == pytest.approx(6 * 300 / 100.0)  # as they are, and five operations

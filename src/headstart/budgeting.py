@@ -30,6 +30,7 @@ from headstart.plan.views import NOMINAL_IMAGES_PER_S
 from headstart.plan.worth import Standing, Worth, worth_training
 from headstart.run import Run
 from headstart.settings import FitSettings, threads
+from headstart.train.augment import parse_augment
 from headstart.training import (
     CPU_PX,
     LEAST_TO_TEST,
@@ -116,7 +117,7 @@ def _beside_s(
     looks = [size for size in sizes if size != prepared.graph.preprocess.size_px] + sizes[-1:]
     found = sum(export_and_look(size) for size in looks)
     learn = images.learn - images.folds[0]
-    if settings.augment is None and learn >= LEAST_TO_TEST:
+    if parse_augment(settings.augment) is None and learn >= LEAST_TO_TEST:
         answer_img_s = min(o.speed.answer_img_s for o in offers if o.way.size_px == sizes[0])
         found += (1 + len(TESTED)) * min(learn, IMAGES) / answer_img_s
     return found

@@ -120,8 +120,9 @@ def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, beside_s:
     """The costliest way that fits, as one verifying fold and a refit; then what else fits beside it.
 
     Where no way fits with its whole schedule, the one that keeps the largest share of it is chosen:
-    a short schedule costs more than a small input (docs/log.md). What is left over goes to further folds of that way where the folds are also the estimate, and
-    then to the next cheaper ways, which are verified on the same folds.
+    half a schedule costs 2 to 3 points (docs/log.md). What is left over goes to further folds of that
+    way where the folds are also the estimate, and then to the next cheaper ways, which are verified on
+    the same folds.
 
     Args:
         left_s: seconds that are left when training could begin. beside_s: needed beside training.
