@@ -37,9 +37,9 @@ from headstart.plan.worth import worth_training
 from headstart.retraining import train_winner, verify_one
 from headstart.run import Run, read_json, write_json
 from headstart.settings import FitSettings, fit_settings, threads
+from headstart.train.answer import answers
 from headstart.train.recipe import epochs_for
 from headstart.training import (
-    answers,
     choose_augmentations,
     kind_of,
     model_of,
@@ -123,7 +123,8 @@ def ways(
     score: Callable[[np.ndarray], float],
 ) -> list[dict[str, Any]]:
     """Partial tuning and fine-tuning, verified, learned from all, scored on the test part."""
-    start = prepare_training(prepared, settings, training_folder(run), SIZE_PX)
+    view = frozen.verified.chosen.view
+    start = prepare_training(prepared, settings, training_folder(run), SIZE_PX, view)
     start = replace(start, suited=choose_augmentations(start))
     pixels = np.stack([load_pixels(path, start.graph.preprocess)[0] for path in paths])
     work = start.graph.stages[-1].macs
@@ -133,7 +134,7 @@ def ways(
         epochs = epochs_for(kind_of(strategy), len(start.apart(start.folds[0])[0]))
         way = Way(strategy, strategy, SIZE_PX, through, epochs)
         began = time.perf_counter()
-        inner = verify_one(Planned(way, 1, 0.0, 0.0), start)
+        inner = verify_one(Planned(way, start.judges, 0.0, 0.0), start)
         verify_s = time.perf_counter() - began
         wins, _ = improving.against(inner, None, frozen, prepared)
         takes, sentence = improving.against(inner, best, frozen, prepared)

@@ -216,7 +216,10 @@ def test_a_winner_that_diverges_on_all_images_leaves_the_frozen_model(
 
 def test_testing_augmentations_is_part_of_the_predicted_time() -> None:
     prepared = SimpleNamespace(
-        test_rows=range(100), graph=SimpleNamespace(preprocess=SimpleNamespace(size_px=160))
+        test_rows=range(100),
+        graph=SimpleNamespace(
+            preprocess=SimpleNamespace(size_px=160), stages=[SimpleNamespace(macs=4e8)]
+        ),
     )
     offer = Offer(Way("way", "finetune", 160, None, 12), Speed(50.0, 100.0), 8)
     images = Images(500, (100,) * 5, held_out=True)

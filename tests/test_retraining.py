@@ -31,14 +31,13 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     from headstart.backbone.demo_net import DemoNet
-    from headstart.plan import steps
     from headstart.train import recipe
 
     export_here(monkeypatch)
     # One rate and one fold, but where a test says otherwise.
     first = {kind: rates[:1] for kind, rates in recipe.RATES.items()}
     monkeypatch.setattr(recipe, "RATES", first)
-    monkeypatch.setattr(steps, "LEAST_HELD_OUT", 1)
+    monkeypatch.setattr("headstart.plan.folds.LEAST_HELD_OUT", 1)
     torch.manual_seed(0)
     save_file(DemoNet(4).state_dict(), tmp_path / "demo.safetensors")
     return {"backbone": "demo", "weights": tmp_path / "demo.safetensors", "epochs": 6}
@@ -156,11 +155,10 @@ def test_the_start_is_no_result_of_training_even_when_nothing_is_better(
 def test_a_rate_that_suits_the_network_better_is_found_and_shipped(
     demo: dict[str, Any], shades: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.plan import steps
     from headstart.train import recipe
 
     monkeypatch.setattr(recipe, "RATES", {"scratch": (0.0, 3e-3)})
-    monkeypatch.setattr(steps, "LEAST_HELD_OUT", 20)
+    monkeypatch.setattr("headstart.plan.folds.LEAST_HELD_OUT", 20)
     run = train(shades, Path("run"), from_scratch=True, **demo)
     verified = {row["name"]: row for row in read_json(run / "training.json")["verified"]}
     assert list(verified) == ["scratch", "scratch@rate0.003"]

@@ -15,6 +15,7 @@ from headstart.backbone.device import detect_device
 from headstart.files import read_json, write_json
 from headstart.learning import Learned, Prepared
 from headstart.plan.background import Background
+from headstart.plan.folds import folds_to_judge, verifying_folds
 from headstart.plan.steps import (
     Images,
     Offer,
@@ -26,7 +27,8 @@ from headstart.plan.steps import (
     steps_json,
     training_s,
 )
-from headstart.plan.views import NOMINAL_IMAGES_PER_S
+from headstart.plan.verify import HEAD_METHOD
+from headstart.plan.views import NOMINAL_IMAGES_PER_S, NOMINAL_MACS
 from headstart.plan.worth import Standing, Worth, worth_training
 from headstart.run import Run
 from headstart.settings import FitSettings, threads
@@ -38,7 +40,6 @@ from headstart.training import (
     machine_of,
     network_of,
     training_folder,
-    verifying_folds,
 )
 
 if TYPE_CHECKING:
@@ -78,11 +79,16 @@ def plan_training(
     counts = np.bincount(dev.folds)
     order = verifying_folds(dev.labels, dev.folds)
     images = Images(
-        len(dev.labels), tuple(int(counts[k]) for k in order), bool(len(prepared.split.test))
+        len(dev.labels),
+        tuple(int(counts[k]) for k in order),
+        bool(len(prepared.split.test)),
+        folds_to_judge(dev.folds, dev.groups, order),
     )
     offers = _offers(worth, prepared, settings, run, images)
     left_s = settings.budget_min * 60 - run.elapsed_s
-    steps = plan_steps(offers, images, left_s, _beside_s(offers, prepared, settings, images))
+    beside_s = _beside_s(offers, prepared, settings, images)
+    beside_s += (images.judges + images.refit) * _head_s(frozen, offers)
+    steps = plan_steps(offers, images, left_s, beside_s)
     write_json(stored, {"reason": worth.reason, **steps_json(steps)})
     return worth, steps
 
@@ -110,9 +116,12 @@ def _beside_s(
 
     sizes = sorted({offer.way.size_px for offer in offers})
     see = images.learn + len(prepared.test_rows)
+    graph = prepared.graph
+    own_s = max(graph.stages[-1].macs, NOMINAL_MACS / 10) / NOMINAL_MACS / NOMINAL_IMAGES_PER_S
 
     def export_and_look(size_px: int) -> float:
-        return EXPORT_S + see * (size_px / 224) ** 2 / NOMINAL_IMAGES_PER_S / threads()
+        share = (size_px / graph.preprocess.size_px) ** 2
+        return EXPORT_S + see * share * own_s / threads()
 
     looks = [size for size in sizes if size != prepared.graph.preprocess.size_px] + sizes[-1:]
     found = sum(export_and_look(size) for size in looks)
@@ -121,6 +130,14 @@ def _beside_s(
         answer_img_s = min(o.speed.answer_img_s for o in offers if o.way.size_px == sizes[0])
         found += (1 + len(TESTED)) * min(learn, IMAGES) / answer_img_s
     return found
+
+
+def _head_s(frozen: Learned, offers: Sequence[Offer]) -> float:
+    """Predicted seconds of the heads that training starts from: one on the top features for every size."""
+    rows = [row for row in frozen.verified.table if row.method.startswith(HEAD_METHOD)]
+    top = next((row.seconds for row in rows if row.candidate.name == "head_top"), None)
+    longest = frozen.verified.trial.seconds if top is None else top
+    return longest * len({offer.way.size_px for offer in offers})
 
 
 def _offers(
@@ -193,8 +210,8 @@ def _pace(
 
 
 def _shortest_s(offer: Offer, images: Images) -> float:
-    """Predicted seconds of the shortest schedule of a way: one fold, and a refit where there is one."""
+    """Predicted seconds of the shortest schedule of a way: verified, and a refit where there is one."""
     short = replace(offer, way=replace(offer.way, epochs=offer.least_epochs))
     fold = images.folds[0]
     refit = training_s(short, images.learn, 0) if images.refit else 0.0
-    return training_s(short, images.learn - fold, fold) + refit
+    return images.judges * training_s(short, images.learn - fold, fold) + refit

@@ -174,7 +174,10 @@ def compare(
     fit_image: FitImage = None,
     epochs: Epochs = None,
     augment: AugmentList = "auto",
-    folds: Annotated[int, typer.Option(help="Verifying folds that judge, 1 to 5.")] = 1,
+    folds: Annotated[
+        int,
+        typer.Option(help="Verifying folds that judge, 1 to 5, and more where groups are large."),
+    ] = 1,
     seed: Seed = 0,
     resume: Resume = False,
     device: Device = "auto",

@@ -20,7 +20,14 @@ from headstart.judge.evaluate import evaluate as judge_all
 from headstart.judge.grouped import widened
 from headstart.learning import Prepared
 from headstart.plan.compare import compare_pairs, images_needed, prefer, reached
-from headstart.plan.criterion import Criterion, Value, evaluate, log_softmax
+from headstart.plan.criterion import (
+    Criterion,
+    Value,
+    evaluate,
+    halves,
+    log_softmax,
+    overlap,
+)
 from headstart.plan.decide import Strategy
 from headstart.run import csv_text
 from headstart.ship.chart_parts import is_share
@@ -82,15 +89,14 @@ def ready(prepared: Prepared, positions: Int, logits: Float, shifted: bool) -> F
     shifts = criterion.kind == "balanced_accuracy" and not shifted
     if not cools and not shifts:
         return logits
-    half = np.unique(groups, return_inverse=True)[1] % 2
+    half = halves(groups)
     found = np.empty_like(logits)
     for side in (0, 1):
         other = half != side
         if len(np.unique(truth[other])) < 2:
             other = np.ones(len(truth), bool)
         if cools:
-            folds = np.unique(groups[other], return_inverse=True)[1] % 2
-            at = fit_temperature(logits[other], truth[other], folds).value
+            at = fit_temperature(logits[other], truth[other], halves(groups[other])).value
             found[half == side] = logits[half == side] / at
         else:
             shift = adjust(criterion, logits[other], truth[other], groups[other]).shift
@@ -110,8 +116,8 @@ def compare_json(
     dev, criterion = prepared.development, prepared.criterion
     groups, count = dev.groups[held], int(dev.folds.max()) + 1
     values = {one.name: score_of(prepared, held, one.logits) for one in tried}
-    # Another draw of training images would make other classifiers: Nadeau & Bengio 2003, J of K folds.
-    wider_by = float(np.sqrt(1 + len(folds) / (count - 1)))
+    # Another draw of training images would make other classifiers.
+    wider_by = overlap(len(folds), count)
     pairs = compare_pairs(values, groups, wider_by, seed)
     simple = sorted(tried, key=lambda one: SIMPLEST.index(one.strategy))
     preferred, preference = prefer({one.name: values[one.name] for one in simple}, groups, wider_by)
@@ -121,8 +127,12 @@ def compare_json(
         f"Judged on {fold_words}: {len(held):,} images, the same for every strategy, and no strategy "
         f"learned from them. Learned from {learn:,} images.",
         "Frozen strategies chose everything without those images. Trained ones chose the mixture "
-        "with their start on them, for each half of the images by the other half; and which "
-        "variations of the images suit was tested on some of them.",
+        "with their start on them, for each half of the images by the other half"
+        + (
+            "; and which variations of the images suit was tested on some of them."
+            * (len(folds) > 1)
+        )
+        + "." * (len(folds) == 1),
         "The interval beside a score is for new images. The differences are stricter: they hold for "
         f"all pairs at once and are {wider_by:.2f} times as wide, since another draw of training "
         "images would have made other classifiers.",

@@ -37,6 +37,7 @@ from headstart.opening import Outcome, open_run, say, working
 from headstart.pipeline import prepare
 from headstart.plan.criterion import Value, evaluate, log_softmax
 from headstart.plan.decide import Candidate, Strategy, frozen_candidates
+from headstart.plan.folds import folds_to_judge, verifying_folds
 from headstart.plan.measure import Development
 from headstart.plan.steps import Planned, Way
 from headstart.plan.verify import Trial, Verified
@@ -53,7 +54,6 @@ from headstart.training import (
     prepare_training,
     recipe_of,
     training_folder,
-    verifying_folds,
 )
 
 Float = NDArray[np.float64]
@@ -75,7 +75,11 @@ def compare(settings: CompareSettings) -> Outcome:
     with working(opened.run) as run:
         prepared = prepare(settings, opened)
         dev = prepared.development
-        folds = verifying_folds(dev.labels, dev.folds)[: settings.folds]
+        order = verifying_folds(dev.labels, dev.folds)
+        # However few images judge, intervals tell; a single group would show no spread at all.
+        folds = order[: max(settings.folds, folds_to_judge(dev.folds, dev.groups, order, images=1))]
+        if len(folds) > settings.folds:
+            say(f"a fold holds too few groups to judge by: {len(folds)} folds do")
         held = np.sort(np.concatenate([np.flatnonzero(dev.folds == k) for k in folds]))
         say(f"comparing on {len(held):,} held-out images")
         with run.step("frozen"):
@@ -201,7 +205,7 @@ def _trained(
     start = replace(start, suited=choose_augmentations(start))
     assert start.folds[: len(folds)] == tuple(folds)
     learn, _ = start.apart(folds[0])
-    before = _start_s(start, learn, settings)
+    before = _start_s(start, learn, folds[0], settings)
     found, left_out = [], []
     for way in _ways(start, settings, len(learn)):
         if way.strategy == "partial" and way.through is None:
@@ -254,11 +258,11 @@ def _ways(start: Start, settings: CompareSettings, n: int) -> list[Way]:
     ]
 
 
-def _start_s(start: Start, learn: Int, settings: CompareSettings) -> float:
+def _start_s(start: Start, learn: Int, fold: int, settings: CompareSettings) -> float:
     """Seconds until a pre-trained network can begin to learn: a pass, and the head to start from."""
     per_image = _pass_s(start.prepared, start.graph, settings)
     began = time.perf_counter()
-    head_from(start, learn)
+    head_from(start, learn, f"without-{fold}")
     return time.perf_counter() - began + per_image * len(learn)
 
 

@@ -22,10 +22,18 @@ from headstart.judge.calibration import fit_temperature
 from headstart.learning import Learned, Prepared
 from headstart.opening import say
 from headstart.plan.background import Background
-from headstart.plan.criterion import Value, difference, evaluate, log_softmax, mean_value
+from headstart.plan.criterion import (
+    Value,
+    difference,
+    evaluate,
+    halves,
+    log_softmax,
+    mean_value,
+    overlap,
+)
 from headstart.plan.decide import Candidate
 from headstart.plan.steps import Steps
-from headstart.plan.verify import LEAST_GAIN, Scored, Trial, digits
+from headstart.plan.verify import LEAST_GAIN, RARE, Scored, Trial, digits
 from headstart.retraining import (
     CASES,
     TUNED,
@@ -61,14 +69,20 @@ def retrain(
         TrainingError: training diverged at every rate that was tried. InternalError: a frozen tensor
             has changed.
     """
-    start = _suited(prepare_training(prepared, settings, training_folder(run)))
+    view = frozen.verified.chosen.view
+    start = _suited(prepare_training(prepared, settings, training_folder(run), view=view))
     starts = {start.graph.preprocess.size_px: start}
     steps = forced_steps(start)
-    inner = verify_all(steps, starts)
-    if max(compared(one, frozen, prepared)[0] for one in inner) < 0:
+    inner: list[Inner] = []
+    with contextlib.suppress(TrainingError):  # there are other rates
+        inner = verify_all(steps, starts)
+    if not any(compared(one, frozen, prepared)[0] >= 0 for one in inner):
         say("nothing that was trained reaches the frozen network: other rates are tried")
-        with contextlib.suppress(TrainingError):  # what was trained at the first rates is there
+        try:
             inner += verify_all(other_rates(steps), starts)
+        except TrainingError:
+            if not inner:
+                raise
     best = max(inner, key=lambda one: one.adjusted.score.value)
     against_frozen = [compared(one, frozen, prepared) for one in inner]
     again, learned = _adopted(best, inner, steps, starts, frozen, run)
@@ -102,7 +116,11 @@ def improve(
         KeyboardInterrupt, SystemExit: asked to stop; what was trained so far is kept.
     """
     worth, steps = plan_training(prepared, frozen, behind, settings, run)
-    frozen = _told(frozen, [worth.reason] if worth.reason else [], steps)
+    idle = steps is None or not steps.planned
+    reason = (
+        "The network is not trained: the budget is too short." if idle and steps else worth.reason
+    )
+    frozen = _told(frozen, [reason] if reason else [], steps)
     if steps is None or not steps.planned:
         return prepared, frozen
     names = ", ".join(one.way.name for one in steps.planned)
@@ -110,7 +128,7 @@ def improve(
     folder = training_folder(run)
     starts: dict[int, Start] = {}
     for size in sorted({one.way.size_px for one in steps.planned}):
-        start = prepare_training(prepared, settings, folder, size)
+        start = prepare_training(prepared, settings, folder, size, frozen.verified.chosen.view)
         before = next(iter(starts.values()), None)
         starts[size] = _suited(start) if before is None else replace(start, suited=before.suited)
     try:
@@ -198,10 +216,8 @@ def _difference(one: Inner, base: Float, name: str, prepared: Prepared) -> tuple
 
 
 def _inflation(one: Inner, prepared: Prepared) -> float:
-    """Training sets overlap and are drawn once: Nadeau & Bengio 2003, for J of K folds."""
     folds = prepared.development.folds
-    used = len(np.unique(folds[one.positions]))
-    return float(np.sqrt(1 + used / max(1, int(folds.max()))))
+    return overlap(len(np.unique(folds[one.positions])), int(folds.max()) + 1)
 
 
 def _eased(one: Inner, base: Float, prepared: Prepared) -> tuple[float, float]:
@@ -210,14 +226,10 @@ def _eased(one: Inner, base: Float, prepared: Prepared) -> tuple[float, float]:
     truth, groups = dev.labels[one.positions], dev.groups[one.positions]
     losses = []
     for logits in (base, one.logits - one.adjusted.shift):
-        at = fit_temperature(logits, truth, _halves(groups)).value
+        at = fit_temperature(logits, truth, halves(groups)).value
         losses.append(cross_entropy(logits / at, truth))
     lighter: Value = mean_value(prepared.criterion, losses[0] - losses[1], truth)
     return lighter.value, lighter.se(groups) * _inflation(one, prepared)
-
-
-def _halves(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.asarray(np.unique(groups, return_inverse=True)[1] % 2)
 
 
 # -- the result ----------------------------------------------------------------------------------
@@ -235,13 +247,15 @@ def _adopted(
     start = starts[best.way.size_px]
     prepared = start.prepared
     tuned = train_winner(best, start, steps.refit)
-    run.write_json("training.json", training_json(start, inner, best, tuned))
+    run.write_json("training.json", training_json(start, inner, best, tuned, steps.refit))
     again, head = adopt(best, tuned, start)
     truth = prepared.development.labels[best.positions]
     groups = prepared.development.groups[best.positions]
     rows = _rows(inner, prepared)
+    said = [sentence for sentence in frozen.verified.sentences if sentence != RARE]
     verified = replace(
         frozen.verified,
+        sentences=(*said, *([RARE] if best.adjusted.shift.any() else [])),
         chosen=rows[inner.index(best)].candidate,
         trial=Trial(
             best.adjusted.score,
@@ -259,7 +273,8 @@ def _adopted(
         frozen,
         verified=verified,
         head=head,
-        temperature=fit_temperature(held.logits, truth, _halves(groups)),
+        # As for a frozen head: what is taken off for rare classes is no lack of confidence.
+        temperature=fit_temperature(best.logits, truth, halves(groups)),
         held_out=held,
     )
 

@@ -36,6 +36,7 @@ from headstart.judge.words import listed
 from headstart.learning import Learned, Prepared, answer, learn, read, subset
 from headstart.opening import say
 from headstart.parting import compared_columns, held_out_sites, units
+from headstart.plan.folds import VERIFYING
 from headstart.plan.measure import Development
 from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
 from headstart.run import Run, count_test_use, csv_cell, csv_text, read_json
@@ -43,6 +44,8 @@ from headstart.settings import FitSettings, threads
 
 HELD_OUT = "held_out.csv"
 HELD_COLUMNS = ("path", "label", "group", "content")
+SCORED = "scored"
+"""in the protocol of a test part that was looked at"""
 CURVE_S = 10.0
 """nominal seconds that the learning curve may cost"""
 
@@ -292,7 +295,12 @@ def _asked(
         with contextlib.suppress(HeadstartError):  # an unwritable cache costs only the count
             times = count_test_use([info.content_hash for info in infos if info is not None])
             run.note("test_set_scored", times)
-        protocol = f"{parts.protocol}; scored once in this run, after every choice was made"
+        before = run.folder / "evaluation.json"  # of this run, before it was stopped and resumed
+        again = before.is_file() and SCORED in read_json(before)["protocol"]
+        how_often = "again" if again else "once"
+        protocol = (
+            f"{parts.protocol}; {SCORED} {how_often} in this run, after every choice was made"
+        )
         answers = answer(prepared, learned, prepared.test_rows)[None]
         return Answered(parts.test, parts.test_group, answers, protocol, None)
     if len(parts.test):
@@ -303,10 +311,11 @@ def _asked(
         return _of_held_out(prepared, guarded, protocol)
     if learned.held_out is not None:
         share = len(learned.held_out.positions) / len(parts.train)
+        again = learned.steps is None or learned.steps.refit
         protocol = (
-            f"verifying folds: {share:.0%} of the images were held out while the network was trained; "
+            f"{VERIFYING}: {share:.0%} of the images were held out while the network was trained; "
             "selection not nested, so by the luck of the choice a little too good; the model itself "
-            "learned from all images"
+            f"learned from {'all images' if again else 'the others'}"
         )
         return _of_held_out(prepared, guarded, protocol)
     nested, within = estimate(prepared, settings)

@@ -20,7 +20,7 @@ from headstart.data.check import Findings
 from headstart.data.sources import Dataset
 from headstart.data.split import FOLDS, Split, development_folds
 from headstart.judge.calibration import Temperature, fit_temperature, softmax
-from headstart.plan.criterion import Criterion, evaluate, log_softmax
+from headstart.plan.criterion import Criterion, evaluate, halves, log_softmax
 from headstart.plan.decide import MIRROR, OWN, Candidate, Facts, Plan, decide, refinements
 from headstart.plan.measure import Development, Measurement, measure, stratified
 from headstart.plan.steps import Steps
@@ -119,6 +119,7 @@ def decide_case(
         },
         spreads=prepared.spreads,
         hidden=settings.hidden,
+        may_train=settings.may_train,
     )
     return measured, decide(facts, settings.case, settings.cut, settings.from_scratch)
 
@@ -258,7 +259,7 @@ def out_of_fold(prepared: Prepared, learned: Learned) -> OutOfFold:
     held = learned.held_out or HeldOut(np.arange(len(dev.labels)), trial.logits - trial.shift)
     groups, folds = dev.groups[held.positions], dev.folds[held.positions]
     if len(np.unique(folds)) < 2:  # one verifying fold: its groups are dealt into two
-        folds = np.unique(groups, return_inverse=True)[1] % 2
+        folds = halves(groups)
     return OutOfFold(
         held.positions,
         softmax(held.logits, learned.temperature.value),

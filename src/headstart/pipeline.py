@@ -27,7 +27,7 @@ from headstart.backbone.twin import random_twin
 from headstart.data.check import check
 from headstart.data.images import Preprocess, load_pixels
 from headstart.data.split import split
-from headstart.errors import HeadstartError, MachineError, show
+from headstart.errors import HeadstartError, show
 from headstart.explain.stored import surgery_json
 from headstart.explain.surgery_diagram import classifier_parameters, plan_surgery
 from headstart.gallery import findings_gallery
@@ -155,7 +155,7 @@ def anytime(
     except (KeyboardInterrupt, SystemExit):
         say("stopped: the model that is ready is kept; --resume goes on with the training")
         status = "stopped"
-    except MachineError as error:  # a full disk or memory must not take the model that is ready
+    except HeadstartError as error:  # a full disk, say, must not take the model that is ready
         said = f"{error} The model that is ready is kept."
         say(said)
         learned = replace(frozen, plan=replace(frozen.plan, reasons=(*frozen.plan.reasons, said)))
@@ -305,7 +305,7 @@ def background(prepared: Prepared, criterion: Criterion, settings: FitSettings) 
     samples = [prepared.dataset.samples[i] for i in prepared.split.train[some]]
     paths = [prepared.dataset.locate(sample) for sample in samples]
     small = Preprocess(size_px=COPY_PX, resize_px=COPY_PX)
-    few = paths[:: max(1, len(paths) // RESOLUTION_IMAGES)][:RESOLUTION_IMAGES]
+    few = [paths[i] for i in stratified(dev.labels[some], RESOLUTION_IMAGES, settings.seed)]
     copies = np.stack(
         [p for p, _ in ordered_map(partial(load_pixels, pre=small), paths, threads())]
     )

@@ -26,13 +26,22 @@ from headstart.errors import TrainingError
 from headstart.files import atomic_write, read_json, write_json
 from headstart.learning import HeldOut, Prepared, Seen, readable
 from headstart.opening import PARITY_IMAGES, say
-from headstart.plan.criterion import Criterion, evaluate, log_softmax
+from headstart.plan.criterion import Criterion, evaluate, halves, log_softmax
 from headstart.plan.decide import Strategy
-from headstart.plan.steps import Planned, Steps, Way, folds_to_judge
+from headstart.plan.measure import stratified
+from headstart.plan.steps import Planned, Steps, Way
 from headstart.settings import FitSettings, threads
 from headstart.train.adjust import Adjustment, adjust
+from headstart.train.answer import answers
 from headstart.train.head import Head, tempered_loss
-from headstart.training import Start, answers, head_from, kind_of, train_once, whole
+from headstart.training import (
+    Start,
+    forget,
+    head_from,
+    kind_of,
+    train_once,
+    whole,
+)
 
 if TYPE_CHECKING:
     from headstart.train.finetune import Tuned
@@ -94,9 +103,8 @@ def forced_ways(settings: FitSettings, size_px: int, n: int) -> tuple[Way, ...]:
 def forced_steps(start: Start) -> Steps:
     """Verifying folds with images enough, and a refit, of every way that is forced; no clock."""
     learn, _ = start.apart(start.folds[0])
-    folds = folds_to_judge([len(start.apart(fold)[1]) for fold in start.folds])
     ways = forced_ways(start.settings, start.graph.preprocess.size_px, len(learn))
-    return Steps(tuple(Planned(way, folds, 0.0, 0.0) for way in ways), True, 0.0, 0.0, ())
+    return Steps(tuple(Planned(way, start.judges, 0.0, 0.0) for way in ways), True, 0.0, 0.0, ())
 
 
 def other_rates(steps: Steps) -> Steps:
@@ -124,7 +132,7 @@ def verify_all(steps: Steps, starts: Mapping[int, Start]) -> list[Inner]:
     for planned in steps.planned:
         start = starts[planned.way.size_px]
         try:
-            inner.append(verify_one(planned, start))
+            inner.append(verify_one(planned, start, keep=not steps.refit))
         except TrainingError as error:
             say(str(error))
             failed = error
@@ -133,9 +141,13 @@ def verify_all(steps: Steps, starts: Mapping[int, Start]) -> list[Inner]:
     return inner
 
 
-def verify_one(planned: Planned, start: Start) -> Inner:
-    """Train without each of the verifying folds in turn, and put together what they say."""
-    found = [_on_fold(planned.way, start, fold) for fold in start.folds[: planned.folds]]
+def verify_one(planned: Planned, start: Start, keep: bool = False) -> Inner:
+    """Train without each of the verifying folds in turn, and put together what they say.
+
+    Args:
+        keep: the networks, of which one is shipped where nothing is learned once more.
+    """
+    found = [_on_fold(planned.way, start, fold, keep) for fold in start.folds[: planned.folds]]
     dev, criterion = start.prepared.development, start.prepared.criterion
     positions = np.concatenate([one.positions for one in found])
     order = np.argsort(positions)
@@ -181,7 +193,7 @@ def crossed(
     criterion: Criterion,
 ) -> Float:
     """Held-out logits [n, C] in which no image helped to choose the mixture that answers for it."""
-    half = np.unique(groups, return_inverse=True)[1] % 2
+    half = halves(groups)
     found = np.empty_like(next(iter(trials.values())))
     for side in (0, 1):
         mine, others = half == side, half != side
@@ -191,7 +203,7 @@ def crossed(
     return found
 
 
-def _on_fold(way: Way, start: Start, fold: int) -> OnFold:
+def _on_fold(way: Way, start: Start, fold: int, keep: bool) -> OnFold:
     """Train without a fold and answer for it; or read it, when it was done before."""
     from safetensors.numpy import load_file, save
 
@@ -211,8 +223,9 @@ def _on_fold(way: Way, start: Start, fold: int) -> OnFold:
             tuple(facts["epochs"]),
         )
     say(f"{way.name}: learning from {len(learn):,} images, verified on {len(valid):,}")
-    model, tuned = train_once(start, way, head_from(start, learn), learn, valid, f"without-{fold}")
-    some = learn[:: max(1, len(learn) // SEEN_AGAIN)][:SEEN_AGAIN]
+    place = f"without-{fold}"
+    model, tuned = train_once(start, way, head_from(start, learn, place), learn, valid, place)
+    some = learn[stratified(dev.labels[learn], SEEN_AGAIN, start.settings.seed)]
     again = log_softmax(answers(model, whole(start, some)).astype(np.float64))
     found = OnFold(
         valid,
@@ -231,6 +244,7 @@ def _on_fold(way: Way, start: Start, fold: int) -> OnFold:
         "epochs": list(found.epochs),
     }
     write_json(stored, facts)
+    forget(start, way, place, checkpoints=not keep)
     return found
 
 
@@ -248,11 +262,11 @@ def train_winner(best: Inner, start: Start, refit: bool) -> Tuned:
     without a refit, the network that was verified."""
     if not refit:
         learn, valid = start.apart(start.folds[0])
-        head = head_from(start, learn)
-        return train_once(start, best.way, head, learn, valid, f"without-{start.folds[0]}")[1]
+        place = f"without-{start.folds[0]}"
+        return train_once(start, best.way, head_from(start, learn, place), learn, valid, place)[1]
     everything = np.arange(len(start.prepared.development.labels))
     say(f"{best.way.name}: once more, from all {len(everything):,} images")
-    head = head_from(start, everything)
+    head = head_from(start, everything, "all")
     return train_once(start, best.way, head, everything, everything[:0], "all", best.mixture)[1]
 
 
@@ -285,14 +299,19 @@ def adopt(best: Inner, tuned: Tuned, start: Start) -> tuple[Prepared, Head]:
 
 
 def training_json(
-    start: Start, inner: list[Inner], best: Inner | None, tuned: Tuned | None
+    start: Start,
+    inner: list[Inner],
+    best: Inner | None,
+    tuned: Tuned | None,
+    refit: bool = True,
 ) -> dict[str, Any]:
     """training.json: how the network was trained, epoch by epoch."""
     shipped: dict[str, Any] = {}
     if best is not None and tuned is not None:
+        learned_from = start.prepared.development.folds != (-1 if refit else start.folds[0])
         shipped = {
             "size_px": best.way.size_px,
-            "images": len(start.prepared.development.labels),
+            "images": int(learned_from.sum()),
             "epochs": [asdict(row) for row in tuned.history],
             "images_seen": tuned.images_seen,
             "seconds": round(tuned.seconds, 3),

@@ -225,7 +225,7 @@ def fit_settings(values: Mapping[str, Any]) -> FitSettings:
 class CompareSettings(FitSettings):
     """Everything `headstart compare` can be told: as for fit, with nothing forced."""
 
-    folds: int = Field(1, description="verifying folds that judge", ge=1, le=5)
+    folds: int = Field(1, description="verifying folds that judge, at least", ge=1, le=5)
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> CompareSettings:

@@ -4,6 +4,7 @@ trained heads to start from, and augmentations that suit them.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +16,17 @@ from headstart.backbone.device import detect_device
 from headstart.backbone.features import features
 from headstart.backbone.graph import HEAD, TapGraph, tap_graph
 from headstart.errors import ArgumentError, TrainingError
-from headstart.files import read_json, write_json
+from headstart.files import atomic_write, read_json, write_json
 from headstart.learning import Prepared, readable
 from headstart.opening import PARITY_IMAGES, say
-from headstart.plan.criterion import Criterion, evaluate, log_softmax
-from headstart.plan.decide import Strategy
+from headstart.plan.criterion import Criterion, evaluate, halves, log_softmax
+from headstart.plan.decide import OWN, Strategy
+from headstart.plan.folds import folds_to_judge, verifying_folds
 from headstart.plan.measure import stratified
 from headstart.plan.steps import Way
 from headstart.run import Run
 from headstart.settings import FitSettings, threads
+from headstart.train.answer import pooled_features
 from headstart.train.augment import parse_augment
 from headstart.train.head import Head, HeadTask, search_head, train_head
 from headstart.train.team import TRAIN, beside, joined, team
@@ -65,6 +68,12 @@ class Start:
     suited: tuple[Suited, ...] = ()
     """augmentations, and which of them are used"""
 
+    @property
+    def judges(self) -> int:
+        """How many of the verifying folds it takes to judge a way to train."""
+        dev = self.prepared.development
+        return folds_to_judge(dev.folds, dev.groups, self.folds)
+
     def apart(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions among the development images outside a fold, and those in it."""
         folds = self.prepared.development.folds
@@ -79,19 +88,24 @@ def training_folder(run: Run) -> Path:
 
 
 def prepare_training(
-    prepared: Prepared, settings: FitSettings, folder: Path, size_px: int | None = None
+    prepared: Prepared,
+    settings: FitSettings,
+    folder: Path,
+    size_px: int | None = None,
+    view: str = OWN,
 ) -> Start:
     """The network at its training size, its features to start from, every image decoded once.
 
     Args:
         size_px: None: as the settings say, else what suits the machine.
+        view: how images are made square: as in this way to look at them.
     """
     from headstart.train.pixels import decode_once
 
     dev = prepared.development
     device = detect_device(settings.device)
     paths, hashes = readable(prepared)
-    graph = _at_training_size(prepared, settings, device, paths, size_px)
+    graph = _at_training_size(prepared, settings, device, paths, size_px, view)
     say(f"training at {graph.preprocess.size_px} px")
     x = features(graph, paths, hashes, device, threads()).stage(HEAD, dev.rows)
     return Start(
@@ -111,20 +125,32 @@ def _log_folder(settings: FitSettings, folder: Path) -> Path | None:
     return folder.parent / "tensorboard" if settings.tensorboard else None
 
 
-def head_from(start: Start, positions: NDArray[np.int64]) -> Head:
-    """The head that training starts from, its penalty included chosen on these images alone."""
+def head_from(start: Start, positions: NDArray[np.int64], place: str) -> Head:
+    """The head that training starts from, its penalty included chosen on these images alone.
+
+    Args:
+        place: a name for these images: every way to train at this size starts from the same head.
+    """
+    from safetensors.numpy import load_file, save
+
+    stored = start.folder / f"head-{start.graph.preprocess.size_px}px-{place}.safetensors"
+    if stored.is_file():
+        return Head(**load_file(stored))
     task, seed = _task(start, positions), start.settings.seed
     x = start.x[positions]
     strength = search_head(x, task, seed, threads()).strength
-    return train_head(x, task.labels, task.classes, strength, seed)
+    head = train_head(x, task.labels, task.classes, strength, seed)
+    atomic_write(stored, save({"weight": head.weight.copy(order="C"), "bias": head.bias.copy()}))
+    return head
 
 
 def _task(start: Start, positions: NDArray[np.int64]) -> HeadTask:
     dev = start.prepared.development
     labels, groups = dev.labels[positions], dev.groups[positions]
     folds = np.unique(dev.folds[positions], return_inverse=True)[1]
-    if folds.max() == 0:  # two folds in all: the rest is halved by group
-        folds = np.unique(groups, return_inverse=True)[1] % 2
+    if folds.max() == 0:  # two folds in all: the rest is halved, copies of one picture together
+        groups = start.prepared.split.tie[positions]
+        folds = halves(groups)
     return HeadTask(labels, folds, groups, len(dev.classes), start.prepared.criterion)
 
 
@@ -134,9 +160,10 @@ def _at_training_size(
     device: str,
     paths: list[Path],
     size_px: int | None,
+    view: str,
 ) -> TapGraph:
     """The network at the size that was asked for; on a CPU without one a smaller size than its own."""
-    fit = prepared.graph.preprocess.fit
+    fit = prepared.views[view].graph.preprocess.fit
 
     def at(size: int | None) -> TapGraph:
         found = tap_graph(settings.backbone, settings.weights, size, paths[:PARITY_IMAGES])
@@ -151,24 +178,6 @@ def _at_training_size(
         except ArgumentError:  # a network of one size only
             return at(None)
     return at(settings.size)
-
-
-def verifying_folds(labels: NDArray[np.int64], folds: NDArray[np.int64]) -> tuple[int, ...]:
-    """Folds in the order in which they verify: those with the most classes, then the nearest to its
-    fair share; a fold of more than half of the images comes last.
-
-    >>> verifying_folds(np.array([0, 0, 1, 1, 0, 1]), np.array([0, 0, 0, 0, 1, 1]))
-    (1, 0)
-    """
-    count = int(folds.max()) + 1
-    fair = len(folds) / count
-
-    def rank(k: int) -> tuple[bool, int, float]:
-        inside = folds == k
-        classes = len(np.unique(labels[inside]))
-        return bool(inside.sum() > len(folds) / 2), -classes, abs(float(inside.sum()) - fair)
-
-    return tuple(sorted(range(count), key=rank))
 
 
 def choose_augmentations(start: Start) -> tuple[Suited, ...]:
@@ -189,7 +198,7 @@ def choose_augmentations(start: Start) -> tuple[Suited, ...]:
     dev = prepared.development
     some = np.sort(learn[stratified(dev.labels[learn], IMAGES, settings.seed)])
     no_head = Head(*(np.zeros(s, np.float32) for s in ((1, start.x.shape[1]), 1)))
-    model = model_of(start, "finetune", no_head)
+    model = model_of(start, "finetune", no_head).to(start.fabric.device)
     found = suitable(
         lambda pixels: pooled_features(model, pixels),
         np.stack([start.images.square(int(i)) for i in some]),
@@ -265,10 +274,9 @@ def train_once(
         valid,
         score,
         keep=keep,
-        may_end_at_start=False,  # a start that nothing beats is compared as what it is
         hashes=development.hashes,
     )
-    checkpoints = start.folder / f"{way.name}-{place}"
+    checkpoints = _checkpoints(start, way, place)
     _call_others(Task(model, lesson, recipe), way.strategy, criterion, checkpoints)
     line = LiveLine(way.name)
     try:
@@ -281,6 +289,24 @@ def train_once(
             do="Leave the case to headstart: the best frozen candidate is then trained.",
         )
     return _wearing(model, tuned), tuned
+
+
+def forget(start: Start, way: Way, place: str, checkpoints: bool) -> None:
+    """Free the disk of what a training that is over and stored has kept.
+
+    Args:
+        checkpoints: these too: its network is not needed any more.
+    """
+    from headstart.train.checkpoint import clear
+
+    folder = _checkpoints(start, way, place)
+    shutil.rmtree(folder / "activations", ignore_errors=True)
+    if checkpoints:
+        clear(folder)
+
+
+def _checkpoints(start: Start, way: Way, place: str) -> Path:
+    return start.folder / f"{way.name}-{place}"
 
 
 def _call_others(task: Task, strategy: Strategy, criterion: Criterion, checkpoints: Path) -> None:
@@ -364,29 +390,3 @@ def whole(start: Start, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
 
     size = start.graph.preprocess.size_px
     return np.stack([centre(start.images.square(int(i)), size) for i in positions])
-
-
-def pooled_features(model: Adapted, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What the head reads [n, D] of pixels uint8 [n, H, W, 3]."""
-    import torch
-
-    found: list[NDArray[np.float32]] = []
-    with torch.inference_mode():
-        hook = model.head.register_forward_pre_hook(lambda _, x: found.append(x[0].cpu().numpy()))
-        try:
-            answers(model, pixels)
-        finally:
-            hook.remove()
-    return np.concatenate(found)
-
-
-def answers(model: Adapted, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits [n, C] of pixels uint8 [n, H, W, 3], on the device where the model is."""
-    import torch
-
-    model.eval()
-    device = model.head.weight.device
-    parts = np.array_split(pixels, max(1, len(pixels) // 16))
-    with torch.inference_mode():
-        found = [model(torch.from_numpy(part).to(device)).cpu().numpy() for part in parts]
-    return np.concatenate(found)

@@ -7,7 +7,14 @@ import pytest
 from sklearn import metrics
 
 from headstart.errors import ArgumentError
-from headstart.plan.criterion import Criterion, chance, choose_criterion, difference, evaluate
+from headstart.plan.criterion import (
+    Criterion,
+    chance,
+    choose_criterion,
+    difference,
+    evaluate,
+    mean_value,
+)
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -131,3 +138,18 @@ def test_images_of_one_class_alone_score_chance_with_no_confidence(name: str, on
     found = evaluate(criterion, np.random.default_rng(0).normal(size=(9, 2)), np.full(9, only))
     assert found.value == pytest.approx(0.5 if name == "auc" else 0.1)
     assert found.se() == pytest.approx(0.5)
+
+
+def test_the_error_over_groups_is_that_of_a_mean_of_group_means() -> None:
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(7), 10)
+    hits = rng.random(70) < np.repeat(rng.random(7), 10)
+    value = mean_value(Criterion("accuracy", "accuracy"), hits.astype(float), np.zeros(70, int))
+    means = hits.reshape(7, 10).mean(1)
+    assert value.se(groups) == pytest.approx(means.std(ddof=1) / 7**0.5)
+    assert value.se(np.arange(70)) == pytest.approx(value.se())
+
+
+def test_one_group_says_nothing_of_others() -> None:
+    value = mean_value(Criterion("accuracy", "accuracy"), np.arange(8.0), np.zeros(8, int))
+    assert value.se(np.zeros(8, int)) == np.inf

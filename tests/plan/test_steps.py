@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,4 +68,17 @@ def test_many_images_are_not_learned_from_twice() -> None:
 @given(st.floats(0.0, 5_000.0), st.booleans())
 def test_the_plan_never_exceeds_the_time(left_s: float, held_out: bool) -> None:
     images = replace(TESTED, held_out=held_out)
-    assert plan_steps(OFFERS, images, left_s, 20.0).seconds <= 0.9 * left_s + 1e-6
+    steps = plan_steps(OFFERS, images, left_s, 20.0)
+    assert steps.seconds <= 0.9 * left_s + 1e-6
+    # Every way is planned once, or told once.
+    planned = [one.way.name for one in steps.planned]
+    left_out = [sentence.split()[0] for sentence in steps.left_out]
+    assert sorted(planned + left_out) == sorted(offer.way.name for offer in OFFERS)
+
+
+def test_few_images_are_judged_on_several_folds() -> None:
+    few = Images(60, (12,) * 5, held_out=True, judges=5)
+    steps = plan_steps([SMALL, PARTIAL], few, 1e5, 20.0)
+    assert [one.folds for one in steps.planned] == [5, 5]
+    one_fold = training_s(SMALL, 48, 12)
+    assert steps.planned[-1].verify_s == pytest.approx(5 * one_fold)

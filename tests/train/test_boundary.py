@@ -58,7 +58,8 @@ def test_every_view_is_computed_once(tmp_path: Path) -> None:
 def test_training_on_the_cache_is_training_the_whole_with_its_lower_part_frozen(
     tmp_path: Path,
 ) -> None:
-    made = recipe("partial", through="conv2", norm_eval=True)
+    # At higher rates the rounding to 16 bits is enough to lead another way.
+    made = recipe("partial", through="conv2", norm_eval=True, rate=1e-3)
     plain = train(tmp_path / "a", made, lesson=lesson(Augment()))
     told, above, _ = cached(tmp_path / "cache", lesson=lesson(Augment()))
     fast = train(tmp_path / "b", made, lesson=told, model=above)
@@ -66,7 +67,9 @@ def test_training_on_the_cache_is_training_the_whole_with_its_lower_part_frozen(
     for name, value in fast.state.items():
         if "num_batches" not in name:
             torch.testing.assert_close(value, plain.state[name], atol=2e-2, rtol=2e-2)
-    np.testing.assert_allclose(fast.logits, plain.logits, atol=5e-2)
+    # Which mixture is chosen may hang on a rounding; what each of them answers does not.
+    for which, logits in plain.trials.items():
+        np.testing.assert_allclose(fast.trials[which], logits, atol=5e-2)
 
 
 def test_a_resumed_run_uses_the_views_that_are_whole(tmp_path: Path) -> None:

@@ -212,3 +212,11 @@ def test_a_part_of_many_images_finds_the_strength_that_all_of_them_find(
     assert found.strength == whole.strength
     loss = cross_entropy(found.logits, labels).mean()
     assert loss == pytest.approx(cross_entropy(whole.logits, labels).mean(), abs=1e-3)
+
+
+def test_a_part_of_a_few_large_groups_holds_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = toy(90, 6, 3)
+    monkeypatch.setattr("headstart.train.head.MANY", 25)
+    sites = np.arange(90) // 30  # any one of them alone would fill the part
+    task = HeadTask(y, sites, sites, 3, Criterion("accuracy", "accuracy"))
+    assert search_head(x, task, 0, 1).logits.shape == (90, 3)

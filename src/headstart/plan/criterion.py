@@ -10,6 +10,7 @@ group count as one draw: their influences are added up first.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Value:
 
     def se(self, groups: Int | None = None) -> float:
         """Standard error over images, or over groups [N] of images: ten photos of one plant are no
-        ten plants."""
+        ten plants, and those of a single plant say nothing of others (infinite)."""
         return _spread(self.influence, groups)
 
 
@@ -123,6 +124,26 @@ def difference(better: Value, base: Value, groups: Int | None = None) -> tuple[f
     return better.value - base.value, _spread(better.influence - base.influence, groups)
 
 
+def halves(groups: Int) -> Int:
+    """0 or 1 for every image [N], by group; the images of a single group are dealt in turn.
+
+    >>> halves(np.array([7, 7, 9, 4])).tolist(), halves(np.array([5, 5, 5])).tolist()
+    ([1, 1, 0, 0], [0, 1, 0])
+    """
+    number = np.unique(groups, return_inverse=True)[1]
+    return np.asarray((number if number.any() else np.arange(len(groups))) % 2)
+
+
+def overlap(used: int, folds: int) -> float:
+    """How much wider standard errors are where training sets share images and are drawn once, for
+    answers from J of K folds (Nadeau & Bengio 2003).
+
+    >>> round(overlap(1, 5), 3), round(overlap(5, 5), 3)
+    (1.118, 1.5)
+    """
+    return math.sqrt(1 + used / max(1, folds - 1))
+
+
 def as_text(score: float, metric: str) -> str:
     """A score for a sentence; candidates' log loss is negated, so that larger is better.
 
@@ -156,10 +177,15 @@ def chance(criterion: Criterion, labels: Int) -> float:
 
 
 def _spread(influence: Float, groups: Int | None) -> float:
-    if groups is not None:
-        number = np.unique(groups, return_inverse=True)[1]
-        influence = np.asarray(np.bincount(number, influence), np.float64)
-    return float(np.sqrt((influence**2).sum()))
+    if groups is None:
+        return float(np.sqrt((influence**2).sum()))
+    summed = np.bincount(np.unique(groups, return_inverse=True)[1], influence)
+    n, count = len(influence), len(summed)
+    if count == 1 < n:
+        return math.inf  # one site does not show how much sites differ
+    # Groups are the draws: G / (G - 1) in place of the n / (n - 1) that influences hold already.
+    fewer = 1.0 if count == n else count / (count - 1) * (n - 1) / n
+    return float(np.sqrt((summed**2).sum() * fewer))
 
 
 def _mean(values: Float, strata: Int) -> Value:

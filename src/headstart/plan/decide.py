@@ -58,6 +58,8 @@ class Facts:
     """whether standard deviations over positions may be read beside the means"""
     hidden: int = 0
     """width of the hidden layer that the user asked for"""
+    may_train: bool = True
+    """whether what is left of the budget may go into training the network"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,12 @@ def decide(
         reasons.append(f"{forced} was given, so it is done whatever the measurements say.")
     elif {3, 4} & set(prior):
         reasons.append(
-            "Cases 3 and 4 re-train the network: tried, as far as --budget allows, once the best "
-            "frozen candidate is ready."
+            "Cases 3 and 4 re-train the network: "
+            + (
+                "tried, as far as --budget allows, once the best frozen candidate is ready."
+                if facts.may_train
+                else "not tried with these settings."
+            )
         )
     return Plan(
         case_prior=prior,

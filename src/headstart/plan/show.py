@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import show
+from headstart.plan.folds import VERIFYING
 
 BAR = 40
 LISTED = 10
@@ -114,8 +115,12 @@ def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> 
     lines = ["", f"Trained: {done} ({_case(plan['case'])}).", _agreement(plan)]
     lines += [f"  {show(sentence)}" for sentence in plan["switch"]]
     n = evaluation["n"]
-    nested = evaluation["protocol"].startswith("nested")
-    what = "images, each held out in turn" if nested else f"test {'image' if n == 1 else 'images'}"
+    protocol = evaluation["protocol"]
+    what = f"test {'image' if n == 1 else 'images'}"
+    if protocol.startswith("nested"):
+        what = "images, each held out in turn"
+    elif protocol.startswith(VERIFYING):
+        what = "images of the verifying folds, a little too good by the luck of the choice"
     lines += ["", f"On {n:,} {what}, with 95 % intervals:"]
     lines += _scores(evaluation, plan["metric"])
     for key in ("before_relabel", "sites", "learning_curve"):

@@ -18,8 +18,6 @@ USED = 0.9
 """of the time that is left is planned with; predicted times are right to about a tenth"""
 MIXTURES = 5
 """sets of weights that are tried on the fold when training has ended"""
-LEAST_HELD_OUT = 60
-"""images that a forced case is judged on: on 24 the choice of rate and mixture was luck"""
 NO_REFIT_FROM = 10_000
 """images to learn from; with so many, learning once more from a fifth more of them costs as much as
 everything before and gains next to nothing: what was verified is shipped"""
@@ -79,6 +77,8 @@ class Images:
     """sizes of the folds that may verify, the best first"""
     held_out: bool
     """whether a test part was held out; else verifying folds are also the estimate"""
+    judges: int = 1
+    """how many of the folds it takes to judge a way"""
 
     @property
     def refit(self) -> bool:
@@ -117,7 +117,7 @@ class Steps:
 
 
 def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, beside_s: float) -> Steps:
-    """The costliest way that fits, as one verifying fold and a refit; then what else fits beside it.
+    """The costliest way that fits, verified and learned once more; then what else fits beside it.
 
     Where no way fits with its whole schedule, the one that keeps the largest share of it is chosen:
     half a schedule costs 2 to 3 points (docs/log.md). What is left over goes to further folds of that
@@ -149,32 +149,25 @@ def plan_steps(offers: Sequence[Offer], images: Images, left_s: float, beside_s:
         return Steps((), images.refit, left_s, beside_s, tuple(left_out))
     own = {offer.way.name: offer.way.epochs for offer in offers}
     main = max(fitting, key=lambda one: (one.way.epochs / own[one.way.name], _whole(one, images)))
+    others = [one for one in fitting if one is not main]
     room -= _whole(main, images)
     if not images.held_out:
-        more = min(len(images.folds) - 1, max(0, int(room // main.verify_s)))
-        main = replace(main, folds=1 + more, verify_s=(1 + more) * main.verify_s)
-        room -= more * main.verify_s / (1 + more)
+        more = min(
+            len(images.folds) - main.folds, max(0, int(room // (main.verify_s / main.folds)))
+        )
+        room -= more * main.verify_s / main.folds
+        main = _on_folds(main, main.folds + more)
     chosen = [main]
-    for other in reversed([one for one in fitting if one is not main]):
-        cost = main.folds * other.verify_s
-        if cost <= room and other.refit_s <= main.refit_s:
-            chosen.insert(0, replace(other, folds=main.folds, verify_s=cost))
-            room -= cost
+    for other in (_on_folds(one, main.folds) for one in reversed(others)):
+        if other.verify_s <= room and other.refit_s <= main.refit_s:
+            chosen.insert(0, other)
+            room -= other.verify_s
         else:
             left_out.append(
-                f"{other.way.name} is not tried beside {main.way.name}: its {_minutes(cost)} do not "
-                "fit any more."
+                f"{other.way.name} is not tried beside {main.way.name}: its "
+                f"{_minutes(other.verify_s)} do not fit any more."
             )
     return Steps(tuple(chosen), images.refit, left_s, beside_s, tuple(left_out))
-
-
-def folds_to_judge(sizes: Sequence[int]) -> int:
-    """How many folds hold enough images together, the best first; all, when all do not.
-
-    >>> folds_to_judge((200, 200)), folds_to_judge((24, 24, 24, 24)), folds_to_judge((8, 8))
-    (1, 3, 2)
-    """
-    return next((k for k in range(1, len(sizes)) if sum(sizes[:k]) >= LEAST_HELD_OUT), len(sizes))
 
 
 def training_s(offer: Offer, learn: int, valid: int) -> float:
@@ -212,9 +205,13 @@ def _costed(offer: Offer, images: Images, room: float) -> Planned:
 
 
 def _planned(offer: Offer, images: Images) -> Planned:
-    fold = images.folds[0]
-    verify = training_s(offer, images.learn - fold, fold)
-    return Planned(offer.way, 1, verify, training_s(offer, images.learn, 0))
+    fold, folds = images.folds[0], images.judges
+    verify = folds * training_s(offer, images.learn - fold, fold)
+    return Planned(offer.way, folds, verify, training_s(offer, images.learn, 0))
+
+
+def _on_folds(one: Planned, folds: int) -> Planned:
+    return replace(one, folds=folds, verify_s=folds * one.verify_s / one.folds)
 
 
 def _whole(one: Planned, images: Images) -> float:

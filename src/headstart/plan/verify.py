@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.plan.criterion import Criterion, Value, difference, mean_value
+from headstart.plan.criterion import Criterion, Value, difference, mean_value, overlap
 from headstart.plan.decide import Candidate, Plan, finalists
 
 Float = NDArray[np.float64]
@@ -24,6 +24,13 @@ LEAST_EASED = 1e-3
 MOST_KEPT = 20_000_000
 """held-out numbers of other candidates that are kept: more would fill the memory"""
 CLEAR = 1.96
+
+HEAD_METHOD = "head, cross-validated"
+RARE = (
+    "Rare classes get their say: a share of the log of each class's frequency was taken off its "
+    "score, which cross-validation preferred. Probabilities are those of a world in which the classes "
+    "are more nearly equally frequent than in these images."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +112,7 @@ def verify(
         if not challengers and not refined:
             challengers, refined = list(refine(by_name[chosen])), True
     if trials[chosen].shift.any():
-        sentences.append(
-            "Rare classes get their say: a share of the log of each class's frequency was taken off "
-            "its score, which cross-validation preferred. Probabilities are those of a world in "
-            "which the classes are more nearly equally frequent than in these images."
-        )
+        sentences.append(RARE)
     warnings = []
     if plan.forced is not None and not plan.retrains and chosen != "head_top":
         gap, se = compare.difference(trials["head_top"], trials[chosen])
@@ -133,8 +136,7 @@ def verify(
 def scored(candidate: Candidate, trial: Trial, groups: Int | None) -> Scored:
     """A candidate's row in the table."""
     se = trial.score.se(groups)
-    method = "head, cross-validated"
-    return Scored(candidate, trial.score.value, se, trial.train_score, trial.seconds, method)
+    return Scored(candidate, trial.score.value, se, trial.train_score, trial.seconds, HEAD_METHOD)
 
 
 class _Comparison:
@@ -144,9 +146,7 @@ class _Comparison:
         self, labels: Int, folds: int, criterion: Criterion, groups: Int | None = None
     ) -> None:
         self.labels, self.criterion, self.groups = labels, criterion, groups
-        # The folds' training sets overlap, so a plain standard error is too small. Correction of
-        # Nadeau & Bengio 2003: variance times 1 + folds * n_test / n_train.
-        self.inflation = float(np.sqrt(1 + folds / (folds - 1)))
+        self.inflation = overlap(folds, folds)
 
     def difference(self, base: Trial, other: Trial) -> tuple[float, float]:
         """Gain of `other` in the criterion, and its corrected standard error."""

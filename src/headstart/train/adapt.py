@@ -91,6 +91,7 @@ def _cut(
         len(lesson.learn), len(lesson.valid), source.image_bytes, recipe.epochs, budget_mb
     )
     if views == 0:
+        model.to("cpu")  # as it came: it is set up anew
         say(f"the activations do not fit {budget_mb:,.0f} MB: the network is trained whole")
         return None
     source.count = views

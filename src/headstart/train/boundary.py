@@ -66,6 +66,7 @@ class BoundarySource:
         key: str,
         say: Callable[[str], None],
     ) -> None:
+        assert not pixels.mix, "a view that is kept has one label"
         self.pixels, self.lower, self.folder, self.say = pixels, lower, folder, say
         self.count, self.key = count, key
         self.learn, self.valid = np.unique(pixels.learn), np.unique(valid)

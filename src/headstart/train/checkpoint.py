@@ -43,8 +43,17 @@ class Checkpoint:
     """plain JSON values; finite numbers come back exactly as they were"""
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    instead_of: int | None = None,
+) -> None:
     """Write a checkpoint, then remove all but the two newest.
+
+    Args:
+        instead_of: step of a checkpoint that goes as soon as this one is there.
 
     Raises:
         MachineError: the disk is full; the checkpoints from before are untouched.
@@ -63,19 +72,25 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     atomic_write(weights, data)
     atomic_write(description, json.dumps({**body, "own_sha256": _hash_of(body)}, allow_nan=False))
     with told("Could not remove an old checkpoint", folder):
+        if instead_of not in (None, step):
+            _remove(folder, instead_of)
         _tidy(folder)
 
 
-def load_newest(folder: Path) -> Checkpoint | None:
+def load_newest(folder: Path, but: int | None = None) -> Checkpoint | None:
     """The newest checkpoint that is whole; None when none was ever finished.
 
     A damaged one is passed over with a warning that names it and the one that is used.
+
+    Args:
+        but: step of one that does not count while there is another.
 
     Raises:
         RunFolderError: there are checkpoints, but none is whole: starting afresh would throw away
             work without a word.
     """
     steps = _finished(folder)
+    steps = [step for step in steps if step != but] or steps
     damaged: list[str] = []
     for step in reversed(steps):
         found = _read(folder, step)
@@ -99,8 +114,7 @@ def clear(folder: Path) -> None:
     """Remove the checkpoints of a training that is over."""
     with told("Could not remove the checkpoints", folder):
         for step in _finished(folder):
-            for path in reversed(_paths(folder, step)):
-                path.unlink(missing_ok=True)
+            _remove(folder, step)
         _tidy(folder)
 
 
@@ -141,13 +155,17 @@ def _hash_of(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _remove(folder: Path, step: int) -> None:
+    weights, description = _paths(folder, step)
+    # First what makes it count: a kill in between leaves no description without tensors.
+    description.unlink(missing_ok=True)
+    weights.unlink(missing_ok=True)
+
+
 def _tidy(folder: Path) -> None:
     """Drop what is older than the newest two, and what a kill left half-written."""
     for step in _finished(folder)[:-KEPT]:
-        weights, description = _paths(folder, step)
-        # First what makes it count: a kill in between leaves no description without tensors.
-        description.unlink(missing_ok=True)
-        weights.unlink(missing_ok=True)
+        _remove(folder, step)
     whole = {path for step in _finished(folder) for path in _paths(folder, step)}
     for path in folder.glob("step-*.safetensors"):
         if path not in whole:

@@ -26,6 +26,7 @@ from torch import Tensor
 from headstart.backbone.surgery import Adapted, check_frozen, network_state
 from headstart.errors import ArgumentError, MachineError, require
 from headstart.train.average import between, put, wearing
+from headstart.train.checkpoint import clear
 from headstart.train.head import Head, tempered_loss
 from headstart.train.lesson import Lesson, Moment, Row
 from headstart.train.loop import DivergedError, Loop
@@ -112,8 +113,10 @@ def finetune(
             say(f"going on from step {loop.step} of {loop.steps}")
         while loop.epoch < recipe.epochs and loop.retries <= RETRIES and stop.asked is None:
             _epoch(loop, every, stop, progress)
-        if stop.asked is None:
-            return _chosen(loop, started)
+        found = _chosen(loop, started) if stop.asked is None else None
+    if stop.asked is None:
+        assert found is not None
+        return found
     signal.raise_signal(stop.asked)
     raise KeyboardInterrupt  # whoever ignores the signal: the run is not over
 
@@ -174,18 +177,22 @@ def _epoch(loop: Loop, every: int, stop: Stop, progress: Callable[[Moment], None
 
     try:
         for _ in loop.run_epoch(every, stop, tell):
-            loop.save()
+            loop.save(due=loop.step % every == 0)
         if stop.asked is None:
             _close(loop)
     except DivergedError:
-        at = loop.step
-        loop.back()
+        at, afresh = loop.step, loop.retries > 0
+        loop.back(afresh)
         loop.retries, loop.scale = loop.retries + 1, loop.scale * SLOWER
         more = f"going on from step {loop.step} with {loop.scale:.2g} of the rate"
         given_up = loop.retries > RETRIES
         _note(loop, f"training diverged near step {at}; {'given up' if given_up else more}")
+        if afresh:  # what lies ahead of the start is not gone on with after a kill
+            if loop.fabric.is_global_zero:
+                clear(loop.folder)
+            loop.save()
     except (RuntimeError, MemoryError) as cause:
-        if not _no_memory(cause):
+        if not no_memory(cause):
             raise
         if loop.fabric.world_size > 1 or loop.micro == 1:
             raise MachineError(
@@ -251,10 +258,9 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
         # By the loss: on a small fold the score of a mixture is mostly luck (docs/log.md).
         return max(trials, key=lambda which: _rank(lesson, trials[which], truth))
 
-    may_stay = lesson.may_end_at_start and recipe.kind != "scratch"
-    if started is not None and (diverged or may_stay):
+    if started is not None and diverged:
         trials["start", 0.0] = started
-    if started is not None and not diverged:
+    elif started is not None:
         for end in ends:
             attempt(end, 1.0)
         if recipe.kind != "scratch":
@@ -296,7 +302,8 @@ def _note(loop: Loop, text: str) -> None:
     loop.say(text)
 
 
-def _no_memory(cause: BaseException) -> bool:
+def no_memory(cause: BaseException) -> bool:
+    """Whether an error says that the memory is full, of the device or of the machine."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or any(
         word in str(cause).lower() for word in words

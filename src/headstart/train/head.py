@@ -128,7 +128,8 @@ def search_head(
     began = time.perf_counter()
     strengths: tuple[float, ...] = STRENGTHS
     if len(task.labels) > MANY:
-        some = _whole_groups(task, MANY, seed)
+        # Any of them: groups are whole within folds already.
+        some = np.sort(np.random.default_rng(seed).permutation(len(task.labels))[:MANY])
         first = search_head(features[some], _part(task, some), seed, workers, weighted).strength
         strengths = STRENGTHS[max(0, STRENGTHS.index(first) - 1) :]
     # Scaling and rotation know no labels, so they are shared by the folds.
@@ -165,13 +166,6 @@ def search_head(
                 break
     assert best is not None
     return HeadSearch(best[2], best[3], best[4], time.perf_counter() - began)
-
-
-def _whole_groups(task: HeadTask, most: int, seed: int) -> Int:
-    """Positions of about so many images, in groups drawn at random."""
-    of_group = np.unique(task.groups, return_inverse=True)[1]
-    place = np.random.default_rng(seed).permutation(of_group.max() + 1)[of_group]
-    return np.sort(np.argsort(place, kind="stable")[:most])
 
 
 def _part(task: HeadTask, some: Int) -> HeadTask:

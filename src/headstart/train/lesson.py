@@ -5,13 +5,17 @@ N images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from headstart.train.pixels import Source
+from headstart.train.recipe import Recipe
 
 Int = NDArray[np.int64]
 Score = Callable[[NDArray[np.float32], Int], float]
@@ -27,12 +31,9 @@ class Lesson:
     valid: Int  # images that the weights are chosen on; may be empty
     score: Score
     """criterion from logits [n, C] and labels [n]; higher is better"""
-    weights: NDArray[np.float32] | None = None  # [N] mean 1 over `learn`: those of the head's loss
     keep: tuple[str, float] = ("average", 1.0)
     """without a validation part: which weights to end with, and their share in the mixture with the
     start, as `Tuned.average` and `Tuned.alpha` of a run that had one"""
-    may_end_at_start: bool = True
-    """whether the start itself may be the result, when nothing trained is better"""
     hashes: tuple[str, ...] = ()  # [N] content of every image: checkpoints of others are refused
 
 
@@ -63,3 +64,14 @@ class Row:
     score: float | None
     img_s: float
     seconds: float
+
+
+def fingerprint(lesson: Lesson, recipe: Recipe, start: Mapping[str, Tensor], frozen: str) -> str:
+    """What a run must share with its checkpoints."""
+    hashed = hashlib.blake2b(f"{recipe}{frozen}{lesson.hashes}".encode(), digest_size=16)
+    for rows in (lesson.labels, lesson.learn, lesson.valid):
+        hashed.update(np.ascontiguousarray(rows, np.int64).tobytes() + b"|")
+    for name, value in start.items():
+        hashed.update(name.encode())
+        hashed.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()

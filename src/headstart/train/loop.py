@@ -5,10 +5,9 @@ N images, C classes, B batch of all processes together, P processes.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ from headstart.parallel import ordered_map
 from headstart.train.augment import order
 from headstart.train.average import copied, follow, put
 from headstart.train.checkpoint import Checkpoint, load_newest, save
-from headstart.train.lesson import Lesson, Row
+from headstart.train.lesson import Lesson, Row, fingerprint
 from headstart.train.pixels import Views
 from headstart.train.recipe import Recipe
 from headstart.train.schedule import groups, shape
@@ -85,6 +84,7 @@ class Loop:
         self.first_loss: float | None = None
         self.smooth: float | None = None
         """mean loss that forgets a tenth at each step"""
+        self.beside: int | None = None  # a checkpoint that only a stop has written
         first = torch.from_numpy(np.array(lesson.source.views(0, lesson.learn[:1]).inputs))
         example = first.permute(0, 3, 1, 2).float()
         freeze(model, example, recipe.through, recipe.norm_eval)
@@ -99,7 +99,7 @@ class Loop:
         self.now = learning(model)
         self.start, self.average = copied(self.now), copied(self.now)
         self.frozen = digest(model)
-        self.fingerprint = _fingerprint(lesson, recipe, self.start, self.frozen)
+        self.fingerprint = fingerprint(lesson, recipe, self.start, self.frozen)
         self.batch = max(1, min(recipe.batch, len(lesson.learn)) // fabric.world_size)
         self.batch *= fabric.world_size
         self.per_epoch = max(1, len(lesson.learn) // self.batch)
@@ -205,14 +205,11 @@ class Loop:
         if device.type == "cuda":
             inputs = inputs.pin_memory()
         logits = self.wrapped(inputs.to(device, non_blocking=True))
-        weights = np.ones(len(rows), np.float32)
-        if self.lesson.weights is not None:
-            weights = self.lesson.weights[rows]
         loss = self._losses(logits, rows)
         if views.partners is not None and views.shares is not None:
             share = torch.from_numpy(views.shares).to(device)
             loss = share * loss + (1 - share) * self._losses(logits, views.partners)
-        return (loss * torch.from_numpy(weights).to(device)).mean()
+        return loss.mean()
 
     def _losses(self, logits: Tensor, rows: Int) -> Tensor:
         truth = torch.from_numpy(self.lesson.labels[rows]).to(logits.device)
@@ -287,8 +284,12 @@ class Loop:
 
     # -- saving and finding ----------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write a checkpoint of this very moment; one process writes, all wait."""
+    def save(self, due: bool = True) -> None:
+        """Write a checkpoint of this very moment; one process writes, all wait.
+
+        Args:
+            due: whether it is written without a stop, too; a run that diverges goes back to such a one.
+        """
         check_frozen(self.model, self.frozen)
         if self.fabric.is_global_zero:
             tensors = {f"now.{k}": v for k, v in self.now.items()}
@@ -298,7 +299,8 @@ class Loop:
                 for name, parameter in zip(group["names"], group["params"], strict=True):
                     for moment in MOMENTS if self.optimizer.state.get(parameter) else ():
                         tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment]
-            save(self.folder, self.step, tensors, self._facts())
+            save(self.folder, self.step, tensors, self._facts() | {"due": due}, self.beside)
+        self.beside = None if due else self.step
         self.fabric.barrier()
 
     def _facts(self) -> dict[str, Any]:
@@ -317,13 +319,16 @@ class Loop:
             "notes": self.notes,
         }
 
-    def find(self) -> bool:
+    def find(self, due: bool = False) -> bool:
         """Go to the newest checkpoint; False when there is none.
+
+        Args:
+            due: not to one that only a stop has written.
 
         Raises:
             RunFolderError: it belongs to another run, or the processes see different folders.
         """
-        found = load_newest(self.folder)
+        found = load_newest(self.folder, self.beside if due else None)
         at = -1 if found is None else found.step
         steps = self.fabric.all_gather(torch.tensor(at, device=self.fabric.device)).flatten()
         if int(steps.min()) != int(steps.max()):
@@ -343,15 +348,26 @@ class Loop:
         self._wear(found)
         return True
 
-    def back(self) -> None:
-        """Go back to the newest checkpoint, but keep what was learned on the way from there."""
+    def back(self, afresh: bool = False) -> None:
+        """Go back to the newest checkpoint, but keep what was learned on the way from there.
+
+        Args:
+            afresh: to the start: what diverged once more may have been lost at the checkpoint already.
+        """
         kept = self.scale, self.retries, self.micro, self.notes
-        self.find()
+        self.find(due=True)
+        if afresh:
+            self.step = self.epoch = 0
+            self.loss_sum, self.first_loss, self.smooth, self.history = 0.0, None, None, []
+            put(self.now, self.start)
+            put(self.average, self.start)
+            self.optimizer.state.clear()
         self.scale, self.retries, self.micro, self.notes = kept
 
     def _wear(self, found: Checkpoint) -> None:
         facts = found.facts
         self.step = found.step
+        self.beside = None if facts["due"] else found.step
         self.epoch, self.micro = int(facts["epoch"]), int(facts["micro"])
         self.scale, self.retries = float(facts["scale"]), int(facts["retries"])
         self.loss_sum, self.seconds = float(facts["loss_sum"]), float(facts["seconds"])
@@ -376,17 +392,6 @@ class Loop:
                 state["step"] = torch.tensor(float(self.step), device=parameter.device)
                 self.optimizer.state[parameter] = state
         check_frozen(self.model, str(facts["frozen"]))
-
-
-def _fingerprint(lesson: Lesson, recipe: Recipe, start: Mapping[str, Tensor], frozen: str) -> str:
-    """What a run must share with its checkpoints."""
-    hashed = hashlib.blake2b(f"{recipe}{frozen}{lesson.hashes}".encode(), digest_size=16)
-    for rows in (lesson.labels, lesson.learn, lesson.valid):
-        hashed.update(np.ascontiguousarray(rows, np.int64).tobytes() + b"|")
-    for name, value in start.items():
-        hashed.update(name.encode())
-        hashed.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return hashed.hexdigest()
 
 
 def _mixed_seed(*parts: int) -> int:

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from headstart.backbone.surgery import Adapted, Lower, freeze, upper
-from headstart.errors import ArgumentError
+from headstart.errors import ArgumentError, MachineError
 from headstart.plan.steps import Speed
 from headstart.train.boundary import CHUNK, MAX_VIEWS, views_that_fit
+from headstart.train.finetune import no_memory
 from headstart.train.lesson import Lesson
 from headstart.train.loop import Loop
 from headstart.train.memory import kept_memory
@@ -59,18 +60,36 @@ def pace(
             views = views_that_fit(learn, valid, size, recipe.epochs) if size else 0
             if part is not None and activations is not None and views:
                 model, inputs, freeze_img_s = part, activations, rate
+            else:
+                model.to("cpu")  # as it came: it is set up anew
         rows = np.arange(recipe.batch * (MOST_STEPS + 1))
         lesson = Lesson(
             _Noise(inputs), rows % model.head.out_features, rows, rows[:0], lambda *_: 0.0
         )
         with tempfile.TemporaryDirectory() as folder:
             loop = Loop(fabric, model, lesson, recipe, Path(folder), lambda _: None)
-            train_img_s = loop.pace(SECONDS)
+            train_img_s = _paced(loop)
             loop.logits(rows[:CHUNK])
             began = time.perf_counter()
             loop.logits(rows[: 2 * CHUNK])
             answer_img_s = 2 * CHUNK / (time.perf_counter() - began)
     return Speed(train_img_s, answer_img_s, freeze_img_s), min(views, MAX_VIEWS)
+
+
+def _paced(loop: Loop) -> float:
+    """Images per second, in passes that the memory holds."""
+    while True:
+        try:
+            return loop.pace(SECONDS)
+        except (RuntimeError, MemoryError) as cause:
+            if not no_memory(cause):
+                raise
+            if loop.micro == 1:
+                raise MachineError(
+                    "Out of memory while the speed of training was measured",
+                    do="Choose a smaller --size.",
+                ) from cause
+            loop.micro //= 2
 
 
 def _cut(

@@ -40,7 +40,7 @@ def write_task(path: Path, task: Task) -> None:
         path: a JSON file; the weights lie beside it.
     """
     lesson, source = task.lesson, task.lesson.source
-    assert isinstance(source, PixelSource) and lesson.weights is None
+    assert isinstance(source, PixelSource)
     images = source.images
     state = {name: value.contiguous() for name, value in task.model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,6 @@ def write_task(path: Path, task: Task) -> None:
         "learn": lesson.learn.tolist(),
         "valid": lesson.valid.tolist(),
         "keep": list(lesson.keep),
-        "may_end_at_start": lesson.may_end_at_start,
         "hashes": list(lesson.hashes),
     }
     write_json(path, facts)
@@ -95,7 +94,6 @@ def read_task(
         valid=np.array(facts["valid"], np.int64),
         score=score,
         keep=(str(facts["keep"][0]), float(facts["keep"][1])),
-        may_end_at_start=facts["may_end_at_start"],
         hashes=tuple(facts["hashes"]),
     )
     return Task(model, lesson, recipe)
