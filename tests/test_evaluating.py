@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ def test_new_images_are_judged_at_the_thresholds_of_the_run(toy: Path, capsys: A
     points = [p for p in found["operating"] if not p["refused"]]
     assert points
     assert all("80 held-out answers on images to learn from" in p["chosen_on"] for p in points)
+    named = read_json(toy / "run" / "evaluation.json")["operating"]
+    asked = [(p["name"], p["target"], p["threshold"]) for p in named if not p["refused"]]
+    assert [(p["name"], p["target"], p["threshold"]) for p in points] == asked
     accuracy = next(m for m in found["metrics"] if m["name"] == "accuracy")
     assert accuracy["value"] > 0.8
     assert "as wide" not in accuracy["method"]
@@ -64,9 +68,38 @@ def test_new_images_are_judged_at_the_thresholds_of_the_run(toy: Path, capsys: A
     assert "On 120 new images" in shown.out
     assert "Where 10 % of the images are light" in shown.out
     assert "1 could not be read" in shown.out
+    assert f"next:    headstart report {out}" in shown.out
     run = read_json(out / "run.json")
     assert (run["command"], run["status"], run["test_set_scored"]) == ("evaluate", "done", 1)
     assert "exists already" in refused(capsys, "evaluate", toy / "run", toy / "new", "--out", out)
+
+
+def test_a_threshold_that_the_report_names_is_the_one_that_is_judged(
+    toy: Path, tmp_path: Path, capsys: Any
+) -> None:
+    run = shutil.copytree(toy / "run", tmp_path / "my run")
+    stored = read_json(run / "evaluation.json")
+    for row in stored["operating"]:
+        if not row["refused"]:
+            row |= {"threshold": 0.875, "chosen_on": "80 held-out answers, each judged at the "
+                    "choice of the others", "cross_fitted": True}  # fmt: skip
+    (run / "evaluation.json").write_text(json.dumps(stored), encoding="utf-8")
+    assert call("evaluate", run, toy / "new", "--out", tmp_path / "my out") == 0
+    shown = capsys.readouterr().out
+    found = read_json(tmp_path / "my out" / "evaluation.json")
+    points = [p for p in found["operating"] if not p["refused"]]
+    p = {row["path"]: row for row in table(tmp_path / "my out" / "predictions.csv")}.values()
+    for point in points:
+        column = f"p_{point['name']}"
+        mine = [float(row[column]) >= 0.875 for row in p if row["label"] == point["name"]]
+        assert (point["threshold"], point["chosen_on"]) == (0.875, "80 held-out answers")
+        assert point["sensitivity"]["value"] == pytest.approx(sum(mine) / len(mine))
+    assert "Call it light from a probability of 0.875 on (chosen on 80 held-out answers" in shown
+    assert shown.rstrip().endswith(f"next:    headstart report '{tmp_path}/my out'")
+    stored["operating"][0].pop("threshold")
+    (run / "evaluation.json").write_text(json.dumps(stored), encoding="utf-8")
+    told = refused(capsys, "evaluate", run, toy / "new", "--out", tmp_path / "none")
+    assert "thresholds in this file are damaged" in told
 
 
 def test_parts_of_a_table_and_readers_stand_beside_the_model(toy: Path, tmp_path: Path) -> None:
@@ -114,12 +147,18 @@ def test_images_that_it_learned_from_are_told_and_a_bare_model_crosses_its_thres
     toy: Path, tmp_path: Path, capsys: Any
 ) -> None:
     assert call("evaluate", toy / "run", toy / "data" / "train", "--out", tmp_path / "a") == 0
-    assert "learned from 80 of them" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "The model learned from all of them: these scores are too good." in shown
+    assert "On 80 images" in shown and "new images" not in shown
+    protocol = read_json(tmp_path / "a" / "evaluation.json")["protocol"]
+    assert protocol.startswith("labelled images, 80 of which the model had learned from")
     bare = shutil.copytree(toy / "run" / "model", tmp_path / "model")
     assert call("evaluate", bare, toy / "new", "--out", tmp_path / "b") == 0
     assert "thresholds are cross-fitted" in capsys.readouterr().err
     found = read_json(tmp_path / "b" / "evaluation.json")
     assert all(p["cross_fitted"] for p in found["operating"] if not p["refused"])
+    assert found["learned_from"] is None
+    assert "may have learned from" in found["protocol"]
     assert "as wide" not in found["curves"][0]["auc"]["method"]
 
 

@@ -28,7 +28,7 @@ def dataset(root: Path, names: list[str]) -> Dataset:
 
 
 def gate(*near: NearPaths) -> Gate:
-    return Gate(near, (), "", (), (), "", ())
+    return Gate(near, (), "", (), (), "", (), "")
 
 
 def checked(duplicates: Groups = (), conflicts: Groups = (), leaks: Groups = ()) -> Findings:

@@ -84,3 +84,18 @@ def test_ants_and_bees_overlap_with_the_sources_classes(
     assert call("check", dataset("hymenoptera"), "--out", tmp_path / "run") == 0
     overlap = {row["class"]: row["source"] for row in checked(tmp_path / "run")["source_overlap"]}
     assert overlap.get("ants") == "ant"
+
+
+def test_a_class_of_one_image_does_not_hide_what_else_was_found(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "lonely").mkdir()
+    first = next(p for p in sorted(photos.rglob("*")) if p.is_file())
+    (photos / "lonely" / f"only{first.suffix}").write_bytes(first.read_bytes())
+    (photos / "lonely" / "broken.jpg").write_bytes(b"no picture")
+    assert call("check", photos, "--out", tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "lonely (1)" in said and "at least 3 are needed" in said
+    assert "broken.jpg" in said and "1 content under two classes" in said
+    assert call("check", photos, "--out", tmp_path / "strict", "--strict") == 2
+    assert call("fit", photos, "--out", tmp_path / "fit") == 2

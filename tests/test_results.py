@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headstart.judge.evaluate import evaluate, resolvable
-from headstart.results import model_card
+from headstart.ship.model_card import model_card
 
 STAGES = ["stem", "b0", "head"]
 

@@ -317,7 +317,7 @@ def test_differences_name_what_changed_and_nothing_else(tmp_path: Path) -> None:
     assert differences(manifest, settings) == []
     assert differences(manifest, settings | {"small_below": 20, "cut": "\x1b"}) == [
         "--small-below was 10, is 20",
-        "--cut was None, is \\x1b",
+        "--cut was not given, is \\x1b",
     ]
     old = manifest | {"versions": versions() | {"numpy": "1.0", "python": "2.7"}}
     assert differences(old, settings) == [f"numpy was 1.0, is {np.__version__}"]
@@ -325,7 +325,7 @@ def test_differences_name_what_changed_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [{}, {"settings": None, "versions": 3}, {"settings": []}])
 def test_a_manifest_that_was_edited_by_hand_differs_and_does_not_crash(damage: Any) -> None:
-    assert differences(damage, {"seed": 1}) == ["--seed was None, is 1"]
+    assert differences(damage, {"seed": 1}) == ["--seed was not given, is 1"]
 
 
 def test_looks_at_one_test_part_are_counted_and_a_damaged_count_begins_anew(

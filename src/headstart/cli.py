@@ -223,7 +223,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all cached features.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Exported networks too.")] = False,
     prune_to: Annotated[
-        float | None, typer.Option("--prune", help="Shrink to this many MB.")
+        float | None, typer.Option("--prune", help="Shrink to this many MB.", min=0)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

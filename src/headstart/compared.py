@@ -23,6 +23,7 @@ from headstart.plan.compare import compare_pairs, images_needed, prefer, reached
 from headstart.plan.criterion import (
     Criterion,
     Value,
+    chance,
     evaluate,
     halves,
     log_softmax,
@@ -230,6 +231,14 @@ def head_start(
     scratch = next((one for one in tried if one.strategy == "scratch"), None)
     tuned = next((one for one in tried if one.strategy == "finetune"), None)
     target = None if scratch is None else score_of(prepared, positions, scratch.logits)
+    learned_nothing = ""
+    if target is not None:
+        guessed = chance(criterion, prepared.development.labels[positions])
+        if target.value - 2 * target.se(groups) <= guessed:
+            learned_nothing = (
+                "Random weights learned nothing that can be told from guessing in this schedule: "
+                "there is no saving to be measured."
+            )
     rows = []
     for name, curve in curves.items():
         sizes, values = [n for n, _ in curve], [value for _, value in curve]
@@ -242,7 +251,7 @@ def head_start(
         if target is not None:
             needed = images_needed(sizes, values, target, groups, seed)
             row["needed"] = asdict(needed)
-            row["sentence"] = _images_words(name, sizes, row["needed"])
+            row["sentence"] = learned_nothing or _images_words(name, sizes, row["needed"])
         rows.append(row)
     steps = None if scratch is None or tuned is None else _steps(criterion, tuned, scratch)
     return {

@@ -1,7 +1,8 @@
 """How good is a finished model on new labelled images? The judgement of `fit`, once more.
 
-Thresholds are those of the run, chosen on the held-out answers that it stored; a model without its
-run gets thresholds that are cross-fitted on the new images.
+Thresholds are those that the run has named in evaluation.json, so that what is copied from its report
+is what is judged. Where it has none (classes taken together), they are chosen on the held-out answers
+that it stored; a model without its run gets thresholds that are cross-fitted on the new images.
 
 N images, C classes.
 """
@@ -39,10 +40,18 @@ from headstart.judge.curves import against_rest
 from headstart.judge.driving import with_driving
 from headstart.judge.evaluate import evaluate as evaluate_answers
 from headstart.judge.grouped import widened
-from headstart.judge.operating import OperatingPoint, Scores
+from headstart.judge.operating import (
+    CROSSING,
+    OperatingPoint,
+    Refused,
+    Scores,
+    Target,
+    at_threshold,
+)
 from headstart.judge.reader_table import Answered, Rated, read_readers
 from headstart.judge.subgroups import SCORES
 from headstart.judge.unlike import flagged_share
+from headstart.judge.words import counted
 from headstart.judging import read_held_out, several
 from headstart.opening import read_data, say, working
 from headstart.parallel import ordered_map, progress
@@ -55,6 +64,8 @@ from headstart.ship.predict import Model, Prediction, load, wide
 Readings = Mapping[str, Answered | tuple[Rated, ...]]
 """what people said, by the class, or classes taken together, that they called"""
 Together = Mapping[str, Sequence[str]]
+Chosen = Mapping[tuple[str, Target], tuple[float, str]]
+"""thresholds by class and target, with what they were chosen on"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +171,7 @@ def _known_classes(dataset: Dataset, classes: Sequence[str]) -> None:
     strange = [name for name in dataset.classes if name not in classes]
     if strange:
         raise DataError(
-            f"The model does not know {results.counted(len(strange), 'class', 'classes')} of these "
-            "images",
+            f"The model does not know {counted(len(strange), 'class', 'classes')} of these images",
             where=dataset.root,
             received=", ".join(map(show, strange[:3])),
             do=f"{nearest(strange[0], classes)} It tells apart: "
@@ -216,7 +226,7 @@ def _answered(model: Model, dataset: Dataset) -> _New:
     rows = [i for i, s in enumerate(dataset.samples) if not dataset.has_test or s.split == "test"]
     samples = [dataset.samples[i] for i in rows]
     if dataset.has_test:
-        say(f"the test part only: {results.counted(len(samples), 'file')}")
+        say(f"the test part only: {counted(len(samples), 'file')}")
     paths = [dataset.locate(sample) for sample in samples]
     found = ordered_map(partial(_one, model), paths, threads())
     answers = list(progress(found, len(paths), "predicting"))
@@ -262,17 +272,14 @@ def _judged(
     classes, p, labels = model.classes, new.probabilities, _labels(new, model.classes)
     plan = read_json(place / "plan.json") if (place / "plan.json").is_file() else {}
     criterion = choose_criterion(str(plan.get("metric", "accuracy")), labels, classes)
-    found = evaluate_answers(
-        p, labels, classes, "new labelled images, judged by the finished model"
-    )
-    evaluation = widened(with_driving(found, criterion, p, labels), p, labels, new.groups)
-    before = read_held_out(place, classes)
-    if before is None:
+    before, chosen = read_held_out(place, classes), _chosen_before(place, classes)
+    if before is None and not chosen:
         say("no held-out answers beside this model: thresholds are cross-fitted on these images")
-    contents: frozenset[str] = frozenset() if before is None else before[1]
-    learned = sum(content in contents for content in new.hashes)
+    learned = None if before is None else sum(content in before[1] for content in new.hashes)
     if learned:
         say(f"warning: the model learned from {learned:,} of these {len(labels):,} images")
+    found = evaluate_answers(p, labels, classes, _protocol(learned))
+    evaluation = widened(with_driving(found, criterion, p, labels), p, labels, new.groups)
     columns, notes = compared_columns(dataset, new.who, settings.by)
     judgement = complete(
         p,
@@ -285,7 +292,8 @@ def _judged(
         together,
     )
     told = sides(classes, together)
-    judgement = replace(judgement, notes=(*judgement.notes, *notes))
+    points = _at_the_runs(judgement, chosen, new, settings, classes)
+    judgement = replace(judgement, operating=points, notes=(*judgement.notes, *notes))
     return {
         **results.evaluation_json(evaluation),
         **complete_json(judgement),
@@ -300,6 +308,54 @@ def _judged(
         ],
         "unreadable": [{"path": one.path, "error": one.error} for one in new.unreadable],
     }
+
+
+def _protocol(learned: int | None) -> str:
+    """What was judged, and how; `learned` of the images are those that the model learned from."""
+    images = "new labelled images"
+    if learned is None:
+        images = "labelled images that the model may have learned from"
+    elif learned:
+        images = f"labelled images, {learned:,} of which the model had learned from"
+    return f"{images}, judged by the finished model"
+
+
+def _chosen_before(place: Path, classes: Sequence[str]) -> Chosen:
+    """The thresholds in evaluation.json of a run; none where there is no such file, or one of other
+    classes."""
+    file = place / "evaluation.json"
+    stored = read_json(file) if file.is_file() else {}
+    if stored.get("classes") != list(classes):
+        return {}
+    found = {}
+    try:
+        for row in stored.get("operating", []):
+            if row["refused"] is False and row["name"] in classes:
+                target = Target(str(row["target"]["rate"]), float(row["target"]["value"]))
+                source = str(row["chosen_on"]).removesuffix(CROSSING)
+                found[str(row["name"]), target] = float(row["threshold"]), source
+    except (KeyError, TypeError, ValueError, OverflowError) as damage:
+        raise RunFolderError(
+            "The thresholds in this file are damaged", where=file,
+            do="Fit again, or evaluate the folder model in it, without the run.",
+        ) from damage  # fmt: skip
+    return found
+
+
+def _at_the_runs(
+    judgement: Judgement, chosen: Chosen, new: _New, settings: FitSettings, classes: Sequence[str]
+) -> tuple[OperatingPoint | Refused, ...]:
+    """The operating points, at the thresholds that the run has named where it has."""
+    p, labels, groups = new.probabilities, _labels(new, classes), several(new.groups)
+    shares = prevalences(settings.prevalence or {}, classes)
+    found = list(judgement.operating)
+    for k, point in enumerate(found):
+        if (point.name, point.target) in chosen:
+            judged = Scores(*against_rest(p, labels, (classes.index(point.name),)), groups)
+            threshold, source = chosen[point.name, point.target]
+            share = shares.get(point.name)
+            found[k] = at_threshold(point.name, point.target, threshold, source, judged, share)
+    return tuple(found)
 
 
 def _sets(

@@ -6,6 +6,7 @@ anything is explained with it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -64,7 +65,9 @@ class Explained:
     method: Method
     stage: str | None
     sanity: float
-    """mean size of the rank correlation with maps of random weights: 0 passes, 1 fails"""
+    """mean size of the rank correlation with maps of random weights: by chance `chance`, 1 fails"""
+    chance: float
+    """what two maps that have nothing to do with each other would have"""
     agreement: float
     """largest difference in probability between torch and the bundle's network"""
     explanations: tuple[Explanation, ...]
@@ -125,6 +128,7 @@ def explain(
         kind,
         stage,
         sanity(network, seen, kind, stage),
+        chance(max(d.places for d in drawn)),
         max(d.agreement for d in drawn),
         tuple(d.explanation for d in drawn),
     )
@@ -145,6 +149,8 @@ class _Drawn:
     pixels: NDArray[np.uint8] | None = None
     target: int = 0
     agreement: float = 0.0
+    places: int = 0
+    """of the map"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +182,8 @@ class _Drawer:
         agreement = check_agreement(self.network, pixels[None], answer, bundle.temperature)
         best = int(answer[0].argmax())
         target = best if self.wanted is None else self.wanted
-        heat = heat_map(self.network, pixels, target, self.method, self.stage).shown
+        found = heat_map(self.network, pixels, target, self.method, self.stage)
+        heat = found.shown
         overlay = lay_over(picture, heat, pre)
         out = BytesIO()
         overlay.save(out, "PNG")
@@ -194,7 +201,33 @@ class _Drawer:
             None,
         )
         shown = (inline(picture, PAGE_PX), inline(overlay, PAGE_PX)) if keep else None
-        return _Drawn(explanation, out.getvalue(), shown, pixels, target, agreement)
+        places = found.signed.size
+        return _Drawn(explanation, out.getvalue(), shown, pixels, target, agreement, places)
+
+
+def chance(places: int) -> float:
+    """Mean size of the rank correlation of two maps of so many places that chance has drawn.
+
+    The correlation is about normal with variance 1 / (places - 1); where neighbours lean on each
+    other, as pixels do, chance leaves more.
+
+    >>> round(chance(49), 3)
+    0.115
+    """
+    return math.sqrt(2 / (math.pi * max(1, places - 1)))
+
+
+def sanity_words(found: Explained) -> str:
+    """What the sanity check says, in a few words.
+
+    >>> sanity_words(Explained(Path(), "gradcam", "head", 0.18, 0.115, 0.0, ()))
+    'maps depend on what was learned: random weights leave 18 % of them (12 % by chance)'
+    """
+    left = f"random weights leave {100 * found.sanity:.0f} % of them"
+    said = f"{left} ({100 * found.chance:.0f} % by chance)"
+    if found.sanity >= SUSPECT:
+        return f"maps show the pictures rather than the model: {said}"
+    return f"maps depend on what was learned: {said}"
 
 
 def _class_index(model: Model, name: str) -> int:
@@ -233,8 +266,9 @@ def _page(loaded: Model, found: Explained, drawn: list[_Drawn], wanted: int | No
         else "Every map is drawn relative to its own hottest place, so two maps cannot be compared "
         "in brightness.",
         f"Sanity check: with random weights in place of the learned ones {100 * left:.0f} % of a "
-        "map's order is left (mean size of the rank correlation). 0 % means that the map shows what "
-        "was learned, 100 % that it shows the picture only.",
+        "map's order is left (mean size of the rank correlation; by chance about "
+        f"{100 * found.chance:.0f} %). 100 % would mean that the maps show the pictures and nothing "
+        "that was learned.",
     ]
     warning = None
     if left >= SUSPECT:

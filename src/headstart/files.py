@@ -109,7 +109,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as cause:
-        raise RunFolderError(f"Could not read the file ({cause.strerror})", where=path) from cause
+        absent = isinstance(cause, FileNotFoundError) and path.name == "run.json"
+        raise RunFolderError(
+            f"Could not read the file ({cause.strerror})",
+            where=path,
+            do="Give the folder of a run, such as runs/photos-1." if absent else None,
+        ) from cause
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from headstart.backbone.duplicates import propose_by_features
 from headstart.backbone.features import Features
 from headstart.backbone.graph import HEAD, TapGraph
-from headstart.data.check import Findings
+from headstart.data.check import Findings, inner_classes
 from headstart.data.near import NearDuplicates, near_duplicates, propose_by_hash
 from headstart.data.shortcuts import Shortcut, find_shortcuts
 from headstart.data.sources import Dataset
@@ -65,6 +65,8 @@ class Gate:
     """a sentence, or empty"""
     overlap: tuple[tuple[str, str, float], ...]
     """(class, source class, share of its images)"""
+    inner: str
+    """a sentence, where the classes may be one level deeper; or empty"""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -77,7 +79,9 @@ class Gate:
         found += [
             f"These classes may be one: {', '.join(map(show, t))}." for t in self.twin_classes
         ]
-        return tuple(text for text in (*found, self.imbalance, self.near_sentence) if text)
+        return tuple(
+            text for text in (self.inner, *found, self.imbalance, self.near_sentence) if text
+        )
 
 
 def _pairs(n: int) -> str:
@@ -107,6 +111,7 @@ def look_closer(
         near=_as_paths(dataset, near, ties[1]),
         ties=ties[0],
         near_sentence=near.sentence,
+        inner=inner_classes(dataset),
         shortcuts=find_shortcuts(infos, labels, groups, dataset.classes),
         twin_classes=twin_classes(dataset.classes),
         imbalance=_imbalance(dataset.classes, counts),

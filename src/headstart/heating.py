@@ -24,8 +24,8 @@ from headstart.explain.cam import Lens, lens, sanity
 from headstart.explain.inside import Inside, Seen
 from headstart.explain.overlay import lay_over
 from headstart.files import strict
+from headstart.judge.words import counted
 from headstart.parallel import ordered_map
-from headstart.results import counted
 from headstart.run import read_json
 from headstart.scene import Scene, encoded
 from headstart.ship.predict import wide

@@ -74,15 +74,18 @@ def retrain(
     starts = {start.graph.preprocess.size_px: start}
     steps = forced_steps(start)
     inner: list[Inner] = []
-    with contextlib.suppress(TrainingError):  # there are other rates
+    failed: TrainingError | None = None
+    try:
         inner = verify_all(steps, starts)
-    if not any(compared(one, frozen, prepared)[0] >= 0 for one in inner):
+    except TrainingError as error:
+        failed = error
+    others = other_rates(steps)
+    if others.planned and not any(compared(one, frozen, prepared)[0] >= 0 for one in inner):
         say("nothing that was trained reaches the frozen network: other rates are tried")
-        try:
-            inner += verify_all(other_rates(steps), starts)
-        except TrainingError:
-            if not inner:
-                raise
+        with contextlib.suppress(TrainingError):  # then there is what the first rates have brought
+            inner += verify_all(others, starts)
+    if failed is not None and not inner:
+        raise failed
     best = max(inner, key=lambda one: one.adjusted.score.value)
     against_frozen = [compared(one, frozen, prepared) for one in inner]
     again, learned = _adopted(best, inner, steps, starts, frozen, run)

@@ -99,6 +99,7 @@ def explain(
 ) -> None:
     """Show which part of each photo speaks for a class."""
     from headstart.explaining import explain as explain_images
+    from headstart.explaining import sanity_words
 
     found = explain_images(model, images, out, stage=stage, target=class_name, method=method)
     unread = sum(one.error is not None for one in found.explanations)
@@ -106,7 +107,7 @@ def explain(
     typer.echo(
         f"{len(found.explanations) - unread:,} explained"
         + (f"; {unread:,} could not be read" if unread else "")
-        + f"; with random weights {found.sanity:.0%} of a map is left",
+        + f"; {sanity_words(found)}",
         err=True,
     )
 

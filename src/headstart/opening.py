@@ -10,6 +10,7 @@ import hashlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart import results
+from headstart.backbone.device import detect_device
 from headstart.backbone.graph import TapGraph, tap_graph
+from headstart.data.check import named_classes
 from headstart.data.sources import Dataset, read
 from headstart.data.table import PATTERN, check_columns, read_table, with_groups
 from headstart.errors import RunFolderError, show
 from headstart.judge.complete import prevalences
 from headstart.judge.relabel import relabel
+from headstart.judge.words import counted
 from headstart.plan.criterion import choose_criterion
 from headstart.plan.decide import Facts, decide
 from headstart.run import Run, differences, existing_manifest, latest, next_free
@@ -84,7 +87,8 @@ def open_run(settings: FitSettings, command: str) -> Opened | Outcome:
             if stored.get("status") == "done":
                 return Outcome(folder, already_done=True)
             say(f"going on with {show(folder)}: features that were computed are kept")
-    say(f"{results.counted(len(dataset.samples), 'file')} in {len(dataset.classes):,} classes")
+    classes = named_classes(Counter(dataset.classes[one.label] for one in dataset.samples))
+    say(f"{counted(len(dataset.samples), 'file')} in {classes}")
     began = time.perf_counter()
     some = [dataset.locate(dataset.samples[i]) for i in spread(len(dataset.samples))]
     graph = tap_graph(settings.backbone, settings.weights, settings.size, some)
@@ -101,6 +105,7 @@ def can_be_done(settings: FitSettings, dataset: Dataset, graph: TapGraph) -> Non
     choose_criterion(settings.metric, labels, dataset.classes)
     parse_augment(settings.augment)
     prevalences(settings.prevalence or {}, dataset.classes)
+    detect_device(settings.device)
     nothing = Facts(0, "unclear", "", graph.stage_names, {}, 1, 1)
     decide(nothing, settings.case, settings.cut, settings.from_scratch)
 
@@ -162,7 +167,7 @@ def with_corrected_labels(dataset: Dataset, file: Path) -> tuple[Dataset, list[s
     """
     found = relabel(dataset, file)
     if found.changes:
-        corrected = results.counted(len(found.changes), "label")
+        corrected = counted(len(found.changes), "label")
         say(f"{corrected} corrected by {show(file)}; the files stay where they are")
     else:
         say(f"{show(file)} corrects no label: they are all as in the data set")

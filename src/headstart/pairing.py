@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart import results
 from headstart.errors import ArgumentError, DataError, HeadstartError, RunFolderError
 from headstart.files import strict
 from headstart.judge.grouped import CROSS_VALIDATED
 from headstart.judge.paired import Answers, compare, only_right, read_answers
 from headstart.judge.paired import to_json as paired_to_json
+from headstart.judge.words import counted
 from headstart.run import atomic_write, next_free, read_json, write_json
 
 KIND = "two runs side by side"
@@ -291,7 +291,7 @@ def _groups(
         return None, []
     if count < LEAST_GROUPS:
         return None, [
-            f"The judged images come from {results.counted(count, 'group')}, too few to be draws: what "
+            f"The judged images come from {counted(count, 'group')}, too few to be draws: what "
             "is said holds for these very groups, and images are the draws."
         ]
     groups = np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)

@@ -39,11 +39,11 @@ from headstart.explain.map import LEAST, feature_map, map_json
 from headstart.explain.reach import fields_of
 from headstart.files import csv_cell
 from headstart.heating import mistakes_with_heat
+from headstart.judge.words import counted
 from headstart.learning import Learned, Prepared, out_of_fold, read
 from headstart.opening import say
 from headstart.parallel import ordered_map
 from headstart.plan.measure import stratified
-from headstart.results import counted
 from headstart.run import Run
 from headstart.scene import Scene, encoded, table
 from headstart.settings import FitSettings

@@ -52,6 +52,7 @@ from headstart.plan.views import choose_views
 from headstart.run import Run, atomic_write
 from headstart.settings import FitSettings, threads
 from headstart.ship.bundle import describe, write_bundle
+from headstart.ship.model_card import model_card
 from headstart.ship.predict import wide
 from headstart.train.head import Head
 from headstart.train.mlp import MlpHead
@@ -236,7 +237,8 @@ def prepare(settings: FitSettings, opened: Opened, tell: bool = True) -> Prepare
     run.note("features_computed", found.computed)
     with run.step("gate"):
         gate = look_closer(dataset, findings, graph, found, rows, workers)
-        parts = split(dataset, findings, settings.seed, gate.ties, nested=not settings.retrains)
+        nested = not settings.retrains
+        parts = split(dataset, findings, settings.seed, gate.ties, nested, demand=tell)
     run.write_json("data.json", results.data_json(dataset, findings, parts, gate))
     run.write_json("findings.json", findings_gallery(dataset, findings, gate))
     run.write_text("split.csv", results.split_csv(dataset, parts))
@@ -372,7 +374,7 @@ def bundle(
     )
     rows = prepared.development.rows[picked]
     expected = softmax(head.logits(read(prepared, chosen, rows)), temperature)
-    card = results.model_card(description, evaluation, learned.measurement)
+    card = model_card(description, evaluation, learned.measurement)
     return write_bundle(
         run.model, graph, description, head, (pixels, expected), card, guarded.sets, guarded.unlike
     )
@@ -380,7 +382,7 @@ def bundle(
 
 def problems(data: dict[str, Any]) -> bool:
     """Whether data.json holds anything that a person should act on."""
-    serious = ("unreadable", "label_conflicts", "leaks", "shortcuts", "twin_classes")
+    serious = ("unreadable", "label_conflicts", "leaks", "shortcuts", "twin_classes", "refused")
     near = any(pair["conflict"] or pair["leak"] for pair in data["near_duplicates"])
     return near or any(data[key] for key in serious)
 

@@ -6,7 +6,6 @@ Only formats; every number was computed by the step that owns it.
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from headstart.backbone.graph import TapGraph
 from headstart.data import check, split
 from headstart.data.images import ImageRefused, load_image, thumbnail
 from headstart.data.sources import Dataset
-from headstart.errors import show
 from headstart.gate import Gate
 from headstart.judge import evaluate
+from headstart.judge.words import counted
 from headstart.plan.background import Background
 from headstart.plan.criterion import as_text
 from headstart.plan.decide import Plan
@@ -70,12 +69,13 @@ def data_json(
             for name, source, share in gate.overlap
         ],
         "protocol": parts.protocol,
+        "refused": parts.refused,
         "notes": [*_notes(dataset, findings, parts), *gate.warnings],
     }
 
 
 def _notes(dataset: Dataset, findings: check.Findings, parts: split.Split) -> list[str]:
-    notes = []
+    notes = [parts.refused] if parts.refused else []
     reasons = list(parts.left_out.values())
     if leaked := reasons.count("copy of a test image"):
         notes.append(f"Left out of training: {counted(leaked, 'copy', 'copies')} of test images.")
@@ -119,18 +119,20 @@ def data_sentences(
     return [text, *_notes(dataset, findings, parts), *gate.warnings]
 
 
-def counted(n: int, one: str, many: str | None = None) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "image"), counted(1200, "image"), counted(2, "copy", "copies")
-    ('1 image', '1,200 images', '2 copies')
-    """
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
 def split_csv(dataset: Dataset, parts: split.Split) -> str:
-    """split.csv"""
-    return csv_text(["path", "label", "split", "group", "fold"], split.rows(dataset, parts))
+    """split.csv: one row per sample; a test image has no fold."""
+    place: dict[int, tuple[str, object, object]] = {
+        int(i): ("train", int(g), int(f))
+        for i, g, f in zip(parts.train, parts.group, parts.fold, strict=True)
+    }
+    place |= {
+        int(i): ("test", int(g), "") for i, g in zip(parts.test, parts.test_group, strict=True)
+    }
+    rows = [
+        (sample.path, dataset.classes[sample.label], *place.get(i, ("left out", "", "")))
+        for i, sample in enumerate(dataset.samples)
+    ]
+    return csv_text(["path", "label", "split", "group", "fold"], rows)
 
 
 def plan_json(
@@ -313,88 +315,3 @@ def mistakes(
             }
         )
     return {"mistakes": rows, "wrong": len(wrong), "n": len(labels)}
-
-
-FROZEN = "frozen, weights from {}"
-WEIGHTS = {
-    "partial": "its later stages re-trained, the others frozen: {}",
-    "finetune": "every layer re-trained: {}",
-    "scratch": "every layer trained: {}",
-}
-"""what happened to the backbone, around the source of its weights; all others leave it frozen"""
-FITS = {
-    "crop": "the shorter side becomes {resize_px} px and the centre is cut out: the rim is not seen",
-    "pad": "the whole image is seen, with a border in the mean colour around it",
-    "squash": "the whole image is seen, squeezed to a square",
-}
-
-
-def model_card(
-    description: dict[str, Any], evaluation: evaluate.Evaluation, measurement: Measurement
-) -> str:
-    """README.md of the bundle."""
-    backbone, pre = description["backbone"], description["preprocess"]
-    kept, removed = description["stages"]["kept"], description["stages"]["removed"]
-    lines = [
-        "# Image classifier made by headstart",
-        "",
-        f"Tells apart {len(description['classes'])} classes: "
-        + ", ".join(_escape(name) for name in description["classes"][:30])
-        + (", ..." if len(description["classes"]) > 30 else "")
-        + ".",
-        "",
-        "## How it was made",
-        "",
-        f"- Backbone: {_escape(backbone['name'])}, "
-        + WEIGHTS.get(description["strategy"], FROZEN).format(_escape(backbone["source"]))
-        + f"; licence of the weights: {_escape(backbone['licence'])}.",
-        f"- Strategy: {description['strategy']}"
-        + (f" at stage {description['cut']}" if description["cut"] else "")
-        + (f" (case {description['case']})" if description["case"] else "")
-        + f"; stages kept: {', '.join(kept)}; removed: {', '.join(removed) or 'none'}.",
-        f"- Input: {pre['size_px']} x {pre['size_px']} px; {FITS[pre['fit']].format(**pre)}.",
-        f"- Learned from {counted(measurement.n, 'image')}. {_escape(measurement.similarity.sentence)}",
-        "",
-        "## How good it is",
-        "",
-        f"Protocol: {_escape(evaluation.protocol)}; {counted(evaluation.n, 'image')}.",
-        "",
-        "| score | value | 95 % interval | n | method |",
-        "|---|---|---|---|---|",
-    ]
-    unseen: list[str] = []
-    for metric in evaluation.metrics:
-        value, low, high = (
-            "–" if v is None else f"{v:.3f}" for v in (metric.value, metric.low, metric.high)
-        )
-        lines.append(
-            f"| {_escape(metric.name)} | {value} | {low} to {high} | {metric.n} "
-            f"| {_escape(metric.method)} |"
-        )
-        if metric.name == "accuracy" and metric.value is not None:
-            unseen = ["", evaluate.resolvable(evaluation.n, metric.value).sentence]
-    lines += [
-        *unseen,
-        "",
-        "## How to use it",
-        "",
-        "    headstart predict MODEL photo.jpg folder_of_photos/ --out predictions.csv",
-        "",
-        "`model.onnx` runs anywhere ONNX does: input `image`, uint8 [N, H, W, 3], RGB, upright; "
-        "output `probabilities`, float32 [N, C], in the order of `classes` in headstart.json. "
-        "Resizing, cropping and normalisation are inside. Confidence is calibrated by temperature "
-        f"({description['temperature']:.3f}).",
-        "",
-        "It answers with one of its classes for any picture, also for one that shows none of them. As far"
-        " as it can tell, `headstart predict` marks such pictures (`unlike`, `set`).",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    """Text that no Markdown renderer takes for markup, a link or a mention."""
-    escaped = show(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "\\`*_{}[]()#!|~:@":
-        escaped = escaped.replace(character, f"\\{character}")
-    return re.sub(r"(?i)\b(www)\.", r"\1\.", escaped)

@@ -222,7 +222,8 @@ def _on_fold(way: Way, start: Start, fold: int, keep: bool) -> OnFold:
             facts["seconds"],
             tuple(facts["epochs"]),
         )
-    say(f"{way.name}: learning from {len(learn):,} images, verified on {len(valid):,}")
+    counted = f"learning from {len(learn):,} images, verified on {len(valid):,} others"
+    say(f"{way.name}: {counted} (fold {fold + 1} of {len(start.folds)})")
     place = f"without-{fold}"
     model, tuned = train_once(start, way, head_from(start, learn, place), learn, valid, place)
     some = learn[stratified(dev.labels[learn], SEEN_AGAIN, start.settings.seed)]

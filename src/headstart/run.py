@@ -283,7 +283,7 @@ def differences(manifest: dict[str, Any], settings: dict[str, Any]) -> list[str]
         for key in ("settings", "versions")
     )
     found = [
-        f"--{key.replace('_', '-')} was {show(stored.get(key))}, is {show(value)}"
+        f"--{key.replace('_', '-')} was {_given(stored.get(key))}, is {_given(value)}"
         for key, value in strict(settings).items()
         if stored.get(key) != value
     ]
@@ -294,6 +294,14 @@ def differences(manifest: dict[str, Any], settings: dict[str, Any]) -> list[str]
         if name in VERSIONS_THAT_MATTER and now.get(name) != old
     ]
     return found
+
+
+def _given(value: object) -> str:
+    """
+    >>> _given(None), _given([]), _given(0.5)
+    ('not given', 'not given', '0.5')
+    """
+    return "not given" if value is None or value == [] else show(value)
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data.check import Findings, check, content_digest, to_json
+from headstart.data.check import Findings, check, content_digest, inner_classes, to_json
 from headstart.data.sources import Dataset, Sample, natural_key, read
 from headstart.errors import DataError, MachineError
 from headstart.run import write_json
@@ -266,3 +266,22 @@ def test_a_child_that_dies_is_an_error_and_no_child_is_left(
     with pytest.raises(MachineError, match="exit code 9"):
         check(read(photos), 2, 256)
     assert all(child.poll() is not None for child in started)
+
+
+@pytest.mark.parametrize(
+    ("paths", "warned"),
+    [
+        (["2023/ants/1", "2023/bees/1", "2024/ants/1", "2024/bees/1"], True),
+        (["2023/ants/1", "2023/bees/1", "2024/ants/1", "2024/wasps/1"], False),
+        (["ants/1", "ants/old/2", "bees/1", "bees/old/2"], False),
+        (["a/one/1", "b/one/1"], False),
+    ],
+)
+def test_classes_that_may_lie_one_level_deeper_are_asked_about(
+    paths: list[str], warned: bool
+) -> None:
+    names = sorted({path.partition("/")[0] for path in paths})
+    samples = tuple(Sample(path, names.index(path.partition("/")[0])) for path in paths)
+    sentence = inner_classes(Dataset(Path("x"), tuple(names), samples, ()))
+    assert bool(sentence) == warned
+    assert not warned or "(ants, bees)" in sentence

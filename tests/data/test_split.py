@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from PIL import Image
 from headstart.data.check import Findings, Refused, check
 from headstart.data.images import ImageInfo
 from headstart.data.sources import Dataset, Sample, read
-from headstart.data.split import FOLDS, Split, assign_folds, find_sites, rows, split
+from headstart.data.split import FOLDS, Split, assign_folds, find_sites, split
 from headstart.errors import DataError
+from headstart.results import split_csv
 
 # one image: (class, content; None is a broken file, the user's own split, group)
 Toy = tuple[int, str | None, str | None, str | None]
@@ -258,7 +260,7 @@ def test_one_image_more_moves_at_most_one_other_image_of_its_class(
 def test_a_moved_folder_of_real_files_is_split_the_same(photos: Path) -> None:
     def places(root: Path) -> list[object]:
         dataset = read(root)
-        return list(rows(dataset, split(dataset, check(dataset, 2, 32), seed=1)))
+        return split_csv(dataset, split(dataset, check(dataset, 2, 32), seed=1))
 
     before = places(photos)
     assert places(photos.rename(photos.parent / "elsewhere")) == before
@@ -421,11 +423,11 @@ def test_every_sample_has_one_row_that_says_where_it_went() -> None:
     ]
     dataset, findings = build(images, 2)
     parts = split(dataset, findings, 0)
-    table = rows(dataset, parts)
+    table = list(csv.reader(split_csv(dataset, parts).splitlines()))[1:]
     assert [row[0] for row in table] == [sample.path for sample in dataset.samples]
     assert [row[2] for row in table] == ["train"] * 10 + ["left out"] * 2 + ["test"] * 2
-    assert [row[4] for row in table[:10]] == parts.fold.tolist()
-    assert [row[3] for row in table[-2:]] == parts.test_group.tolist()
+    assert [int(row[4]) for row in table[:10]] == parts.fold.tolist()
+    assert [int(row[3]) for row in table[-2:]] == parts.test_group.tolist()
     assert parts.protocol == "given test part"
 
 
@@ -442,3 +444,24 @@ def test_real_refused_files_never_reach_training_or_test(tmp_path: Path) -> None
     assert used == {f"{c}/{i}.png" for c in "ab" for i in range(6)}
     assert set(parts.left_out.values()) == {"unreadable"}
     assert len(parts.left_out) == 12
+
+
+# -- what cannot be split ------------------------------------------------------------------------
+
+
+def test_a_training_part_that_is_the_test_part_is_called_that() -> None:
+    images: list[Toy] = [
+        (c, f"{c}{i}", part, None) for part in ("train", "test") for c in (0, 1) for i in range(5)
+    ]
+    dataset, findings = build(images, 2)
+    with pytest.raises(DataError, match="10 of its 10 images show what the test part shows"):
+        split(dataset, findings, 0)
+
+
+def test_where_it_is_no_demand_a_class_of_one_image_is_told_and_not_raised() -> None:
+    dataset, findings = build([*plain([8]), (1, "only", None, None)], 2)
+    parts = split(dataset, findings, 0, demand=False)
+    assert len(parts.train) == 9 and len(parts.test) == 0
+    assert "(1)" in parts.refused and "at least 3 are needed" in parts.refused
+    with pytest.raises(DataError):
+        split(dataset, findings, 0)

@@ -17,7 +17,7 @@ import pytest
 
 from headstart import explaining
 from headstart.data.images import load_image
-from headstart.explain.heat import Heat
+from headstart.explain.heat import Heat, rank_correlation
 from headstart.explaining import explain
 from headstart.plan.decide import Candidate
 from headstart.ship.predict import load
@@ -55,6 +55,10 @@ def test_every_picture_gets_a_map_of_its_own_size(
     answers = list(load(model).predict(pictures))
     assert stored["method"] == "gradcam" and stored["stage"] == "head"
     assert 0 <= stored["sanity"] <= 1 and stored["agreement"] < 1e-4
+    said = (
+        f"leave {100 * stored['sanity']:.0f} % of them ({100 * stored['chance']:.0f} % by chance)"
+    )
+    assert said in printed.err
     for path, row, answer in zip(pictures, stored["explanations"], answers, strict=True):
         assert load_image(tmp_path / "why" / row["file"]).size == load_image(path).size
         assert re.fullmatch(r"[0-9]{4}-[A-Za-z0-9_-]+\.png", row["file"])
@@ -128,6 +132,15 @@ def test_a_map_of_the_picture_only_is_said_to_be_one(
     explain(model, pictures[0], tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "they show the pictures rather" in page and "90 % of a map&#39;s order" in page
+    assert "by chance about" in page
+
+
+def test_maps_that_have_nothing_in_common_are_as_alike_as_chance_makes_them() -> None:
+    rng = np.random.default_rng(0)
+    for places in (16, 49, 400):
+        pairs = rng.normal(size=(2000, 2, places)).astype(np.float32)
+        met = np.mean([abs(rank_correlation(a, b)) for a, b in pairs])
+        assert explaining.chance(places) == pytest.approx(met, rel=0.05)
 
 
 def test_a_class_for_which_nothing_speaks_is_said_to_be_one(

@@ -56,18 +56,25 @@ def test_stays_at_one_when_calibrated(seed: int) -> None:
     found = fit_temperature(logits, labels, np.arange(300) % 5)
     assert found.kept_at_one and found.value == 1
     assert found.nll_before == found.nll_after
-    assert "kept at 1" in found.reason
+    assert "needs no correction" in found.reason or "left as it is" in found.reason
 
 
 def test_a_gain_of_less_than_two_standard_errors_is_not_taken() -> None:
     """On so few images the luck of the draw gains as much, and costs it on other images."""
     logits, labels = drawn(2, 150, 3)
     found = fit_temperature(1.5 * logits, labels, np.arange(150) % 5)
-    gain, error = (float(x) for x in re.findall(r"(?:gains|error) (\d\.\d+)", found.reason))
+    gain, error = (float(x) for x in re.findall(r"(?:loss|error) (\d\.\d+)", found.reason))
     assert error < gain < 2 * error
+    assert re.fullmatch(
+        r"Its confidence needs no correction: a temperature of \d\.\d{3} would bring nothing "
+        r"measurable \(cross-fitted loss \S+ lower, standard error \S+\)\.",
+        found.reason,
+    )
     assert found.value == 1
     logits, labels = drawn(12, 150, 3)
-    assert fit_temperature(1.5 * logits, labels, np.arange(150) % 5).value > 1.5
+    taken = fit_temperature(1.5 * logits, labels, np.arange(150) % 5)
+    assert taken.value > 1.5
+    assert taken.reason.startswith("It was too sure of itself; a temperature of 1.")
 
 
 def test_stays_at_one_without_mistakes_or_folds() -> None:

@@ -18,6 +18,7 @@ from headstart.judge.operating import (
     Refused,
     Scores,
     Target,
+    at_threshold,
     choose_threshold,
     cross_fitted_calls,
     crossing_folds,
@@ -25,6 +26,7 @@ from headstart.judge.operating import (
     operating_point,
     predictive_values,
     to_json,
+    told,
 )
 from headstart.judge.proportions import share
 
@@ -204,7 +206,31 @@ def test_json_and_sentence_say_what_was_reached() -> None:
     assert read["refused"] is False and read["target"] == {"rate": "sensitivity", "value": 0.95}
     assert read["sensitivity"]["n"] == found.sensitivity.n
     assert f"{round(100 * ends(found.specificity)[1])} %" in found.sentence
+    assert found.sentence.startswith(
+        f"Call it lesion from a probability of {told(found.threshold)} on (chosen on 800 held-out "
+        "answers on images to learn from for a sensitivity of 95 %): "
+    )
+    assert "of the images of lesion are found (sensitivity: 95 % interval" in found.sentence
     assert "Where 2 % of the images are lesion" in found.sentence
+
+
+def test_a_threshold_that_was_chosen_before_is_judged_as_it_is() -> None:
+    judged, held_out = drawn(1, 300), drawn(0, 800)
+    chosen = point(operating_point("x", SENSITIVE, judged, held_out))
+    again = at_threshold("x", SENSITIVE, chosen.threshold, chosen.chosen_on, judged)
+    assert again == chosen
+    other = point(at_threshold("x", SENSITIVE, 0.9, "120 answers", judged, 0.1))
+    assert (other.threshold, other.chosen_on, other.cross_fitted) == (0.9, "120 answers", False)
+    assert other.sensitivity.value == np.mean(judged.score[judged.inside] >= 0.9)
+    assert other.ppv is not None
+    alone = Scores(judged.score, np.ones(300, dtype=bool))
+    assert "all of one side" in at_threshold("x", SENSITIVE, 0.9, "", alone).sentence
+
+
+@pytest.mark.parametrize("threshold", [0.99996, 1 - 1e-12, 0.7])
+def test_a_threshold_below_one_is_never_told_as_one(threshold: float) -> None:
+    assert 0 < float(told(threshold)) < 1
+    assert float(told(threshold)) == pytest.approx(threshold, rel=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 95.0])

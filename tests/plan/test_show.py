@@ -42,6 +42,8 @@ SCORES: dict[str, Any] = {
         {"name": "accuracy", "value": 0.9, "low": 0.85, "high": 0.94},
         {"name": "auc", "value": None, "low": None, "high": None},
     ],
+    "classes": ["a", "b"],
+    "confusion": [[40, 5], [5, 50]],
 }
 
 
@@ -109,9 +111,20 @@ def test_a_log_loss_is_told_without_its_sign_and_drawn_from_guessing() -> None:
 
 def test_near_duplicates_say_what_is_wrong_with_them(tmp_path: Path) -> None:
     pair = {"paths": ["a", "b"], "kind": "turned", "score": 1.0, "conflict": True, "leak": True}
-    rest = ("unreadable", "duplicates", "label_conflicts", "leaks", "source_overlap", "notes")
+    rest = (
+        "unreadable",
+        "ignored",
+        "duplicates",
+        "label_conflicts",
+        "leaks",
+        "source_overlap",
+        "notes",
+    )
     empty: dict[str, Any] = {key: [] for key in rest}
-    text = check_text(tmp_path, {"n": 2, "classes": ["x"], "near_duplicates": [pair], **empty})
+    text = check_text(
+        tmp_path,
+        {"n": 2, "counts": [{"class": "x", "total": 2}], "near_duplicates": [pair], **empty},
+    )
     assert "a ~ b (turned, two classes, both sides of your split)" in text
 
 
@@ -179,3 +192,13 @@ def test_nothing_that_a_terminal_obeys_is_printed() -> None:
     }
     for text in (plan_text(plan), fit_text(Path(evil), plan, SCORES)):
         assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_a_class_that_is_never_recognised_is_named(tmp_path: Path) -> None:
+    scores = SCORES | {
+        "classes": ["a", "b\x1b", "c"],
+        "confusion": [[5, 0, 0], [1, 0, 6], [0, 0, 0]],
+    }
+    text = fit_text(tmp_path, PLAN, scores)
+    assert "No image of b\\x1b was recognised (0 of 7); most were taken for c." in text
+    assert text.count("was recognised") == 1  # of c there was no image

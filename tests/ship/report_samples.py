@@ -30,6 +30,7 @@ def write_run(
     }
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    (folder / "model").mkdir(exist_ok=True)
     return folder
 
 

@@ -18,7 +18,6 @@ from onnx import numpy_helper
 from PIL import Image
 from safetensors import safe_open
 
-from headstart import results
 from headstart.backbone.features import features
 from headstart.backbone.graph import TapGraph, tap_graph
 from headstart.data.images import content_hash, load_pixels
@@ -26,6 +25,7 @@ from headstart.errors import BundleError, InternalError
 from headstart.judge.calibration import softmax
 from headstart.plan.decide import Candidate
 from headstart.ship.bundle import describe, read_bundle, taps_of, write_bundle
+from headstart.ship.model_card import model_card
 from headstart.ship.predict import load, wide
 from headstart.train.head import Head, train_head
 from headstart.train.mlp import MlpHead, train_mlp
@@ -401,7 +401,7 @@ def test_class_names_cannot_write_markup_into_the_card(toys: Any) -> None:
     described = read_bundle(toys.run).description | {"classes": HOSTILE}
     evaluation = SimpleNamespace(protocol="held out", n=1, metrics=[])
     measured = SimpleNamespace(n=1, similarity=SimpleNamespace(sentence="Like the source."))
-    card = results.model_card(described, evaluation, measured)  # type: ignore[arg-type]
+    card = model_card(described, evaluation, measured)  # type: ignore[arg-type]
     line = next(line for line in card.splitlines() if line.startswith("Tells apart"))
     assert line.endswith(".")
     bare = re.sub(r"\\[!-/:-@\[-`{-~]", "", line.removeprefix("Tells apart 12 classes: "))

@@ -325,6 +325,38 @@ def test_what_is_kept_of_the_training_is_said(retrained: Path) -> None:
     assert "trained once, one fold of 96 held out; the mixture with the start was chosen" in text
 
 
+def test_ways_to_train_are_told_apart_by_their_rates(retrained: Path) -> None:
+    stored = json.loads((retrained / "training.json").read_text())
+    first = stored["verified"][0]
+    second = {"name": "finetune@rate0.0003", "epochs": first["epochs"][:2]}
+    change(retrained, "training.json", verified=[first, first | second])
+    text = shown(retrained)
+    assert "Whole network re-trained: alpha" in text
+    assert "Whole network re-trained at rate 0.0003: alpha" in text
+    assert "the scores by epoch of the trials" in text
+    chart = json.loads(dict(Page(render(retrained)).inline)["application/json"])["training_score"]
+    labels = next(one["value"] for one in chart["params"] if one["name"] == "labels")
+    assert labels == ["whole network re-trained", "whole network re-trained at rate 0.0003"]
+
+
+def test_what_is_handed_over_as_it_was_verified_is_drawn_once(retrained: Path) -> None:
+    stored = json.loads((retrained / "training.json").read_text())
+    change(retrained, "training.json", epochs=stored["verified"][0]["epochs"])
+    assert "the better one is handed over as it was then" in shown(retrained)
+    chart = json.loads(dict(Page(render(retrained)).inline)["application/json"])["training_score"]
+    assert len(next(one["value"] for one in chart["params"] if one["name"] == "labels")) == 2
+
+
+def test_a_test_part_is_drawn_only_where_there_is_one(run: Path) -> None:
+    counts = [{"class": c, "total": 5, "train": 5, "test": 0} for c in ("cats", "dogs")]
+    side = {"min": 8, "median": 8, "max": 8}
+    change(run, "data.json", counts=counts, width_px=side, height_px=side | {"max": 9})
+    page = Page(render(run))
+    assert "and for the test." not in page.text and "8\xa0px wide, heights 8 to 9" in page.text
+    chart = json.loads(dict(page.inline)["application/json"])["class_counts"]
+    assert "test" not in json.dumps(chart)
+
+
 def test_variations_are_told_in_plain_words(retrained: Path) -> None:
     text = shown(retrained)
     assert (

@@ -192,11 +192,13 @@ def test_new_labelled_images_have_a_report_of_their_own(run: Path) -> None:
     judged.judge(run, CLASSES)
     for name in ("data", "plan", "mistakes", "findings", "nested"):
         (run / f"{name}.json").unlink()
-    change(run, "run.json", command="evaluate", settings={"model": "m"})
+    settings = {"model": "runs/m<b>", "data": "new"}
+    change(run, "run.json", command="evaluate", settings=settings)
     change(run, "evaluation.json", metric="accuracy", learned_from=2, n=300)
     change(run, "evaluation.json", unreadable=[{"path": "x.jpg", "error": "truncated"}])
     page = Words(render(run))
-    assert "300 labelled images were shown to a finished model that tells 3 classes" in page.text
+    told = "300 labelled images of new were shown to the model runs/m<b>, which tells 3 classes"
+    assert told in page.text
     assert "The model had learned from 2 of these images" in page.text
     assert "accuracy is 94.2 %" in page.text and "Missing or unreadable" not in page.text
     assert {"quality", "thresholds", "readers", "parts", "doubt", "again"} < set(page.ids)
@@ -204,13 +206,95 @@ def test_new_labelled_images_have_a_report_of_their_own(run: Path) -> None:
     assert "x.jpg" in page.text and "truncated" in page.text
 
 
+@pytest.mark.parametrize(
+    ("learned", "said"),
+    [
+        (0, "on 120 images that it had not learned from"),
+        (40, "on 120 images, 40 of which it had learned from"),
+        (300, "on 120 images, all of which it had learned from"),
+        (None, "on 120 images (95 %"),  # nobody knows
+    ],
+)
+def test_images_that_the_model_had_learned_from_are_never_called_new(
+    run: Path, learned: int | None, said: str
+) -> None:
+    judged.judge(run, CLASSES)
+    change(run, "run.json", command="evaluate", settings={"model": "m"})
+    change(run, "evaluation.json", metric="accuracy", n=300, learned_from=learned)
+    text = Words(render(run)).text
+    assert said in text
+    assert ("not learned from" in text) == (learned == 0)
+    assert ("nothing was learned from them" in text) == (not learned)
+    assert ("never judged on the images that chose it" in text) == (not learned)
+
+
 def test_a_plan_says_what_would_be_done(run: Path) -> None:
     for name in ("evaluation", "mistakes", "nested"):
         (run / f"{name}.json").unlink()
+    (run / "model").rmdir()
     change(run, "run.json", command="plan")
+    rows = json.loads((run / "plan.json").read_text())["candidates"]
+    probed = [row | {"method": "ridge, leave-one-out"} for row in rows]
+    nothing = {"case": None, "strategy": None, "chosen": None, "candidates": probed}
+    change(run, "plan.json", **nothing, case_prior=[1])
     page = Words(render(run))
-    assert "the plan is a new head on the frozen network, which is case 1." in page.text
+    rule = "By the rule of thumb this is case 1 (new head on the frozen network)"
+    assert f"{rule}; headstart fit would check it." in page.text
+    assert "Case 1 by the rule of thumb; not checked yet Strategy not chosen yet" in page.text
+    assert "winner" not in page.text and "then get their real heads" not in page.text
+    assert "To carry this plan out: headstart fit my_photos" in page.text
     assert "Missing" not in page.text and "quality" not in page.ids and "plane" in page.ids
+    change(run, "plan.json", case_prior=[2, 4])
+    assert "or case 4 (trained from scratch, or re-trained); headstart fit would let the" in (
+        Words(render(run)).text
+    )
+    change(run, "plan.json", forced="--case 3")
+    assert "case 3 was given, so headstart fit would do that." in Words(render(run)).text
+
+
+def test_a_failed_run_says_why_and_promises_no_model(run: Path) -> None:
+    assert "headstart predict" in Words(render(run)).text
+    (run / "model").rmdir()
+    for name in ("plan", "evaluation", "mistakes", "nested"):
+        (run / f"{name}.json").unlink()
+    change(run, "run.json", status="failed", error="Training diverged <b>. Use --case 1.")
+    page = Words(render(run))
+    assert "This run failed: Training diverged <b>. Use --case 1." in page.text
+    assert "The run failed before there was a model." in page.text
+    assert "headstart predict" not in page.text and "holds the model by itself" not in page.text
+    kept = {"data", "again"}
+    assert kept < set(page.ids) and not {"use", "plane", "quality", "mistakes"} & set(page.ids)
+    assert (
+        "plan.json, evaluation.json, mistakes.json. The sections that need them are left out"
+        in (page.text)
+    )
+
+
+def test_figures_of_one_image_or_candidate_that_differ_are_explained(run: Path) -> None:
+    judged.judge(run, CLASSES)
+    judged.depict(run, CLASSES)
+    text = Words(render(run)).text
+    assert "So one candidate may have three figures on this page" in text
+    assert "where one image has two" not in text
+    change(run, "evaluation.json", protocol="nested cross-validation: 10 folds")
+    assert (
+        "where one image has two, they differ by the luck of the folds" in Words(render(run)).text
+    )
+
+
+@pytest.mark.parametrize(
+    ("single", "coverage", "said"),
+    [(1.0, 0.958, "right more often than the sets promise"), (1.0, 0.85, "On these images the sets"),
+     (0.9, 0.958, "")],
+)  # fmt: skip
+def test_sets_that_never_name_a_second_class_are_explained(
+    run: Path, single: float, coverage: float, said: str
+) -> None:
+    seen = {"coverage": {"value": coverage}, "size": 1.0, "single": single}
+    change(run, "evaluation.json", sets={"coverage": 0.9, "seen": seen})
+    text = Words(render(run)).text
+    assert said in text
+    assert ("look at the confidence instead" in text) == bool(said)
 
 
 @pytest.mark.parametrize(

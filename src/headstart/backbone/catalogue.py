@@ -6,6 +6,7 @@ from pathlib import Path
 
 from headstart.backbone.graph import read_graph, tap_graph
 from headstart.backbone.load import embedded_file
+from headstart.backbone.twin import RANDOM
 from headstart.errors import show
 from headstart.settings import DEFAULT_BACKBONE, cache_dir
 
@@ -16,6 +17,8 @@ def catalogue_text() -> str:
     lines.append(f"  {DEFAULT_BACKBONE:<32} embedded ({embedded_file().name})")
     for description in sorted((cache_dir() / "graphs").glob("*/graph.json")):
         graph = read_graph(description.parent)
+        if RANDOM in graph.source:  # the control, of no use to anybody
+            continue
         size = graph.preprocess.size_px
         lines.append(f"  {graph.name:<32} exported at {size} px ({show(graph.source)})")
     for repository in _hub_cache():

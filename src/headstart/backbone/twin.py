@@ -21,6 +21,8 @@ from headstart.errors import InternalError
 from headstart.run import atomic_write
 from headstart.settings import cache_dir
 
+RANDOM = "random-"
+"""how the file of a twin's weights begins"""
 TIMEOUT_S = 600
 
 
@@ -30,7 +32,7 @@ def random_twin(graph: TapGraph, seed: int = 0) -> TapGraph:
     Raises:
         InternalError: it could not be made. MachineError: the cache could not be written.
     """
-    path = cache_dir() / "graphs" / f"random-{graph.name.replace('/', '_')}-{seed}.safetensors"
+    path = cache_dir() / "graphs" / f"{RANDOM}{graph.name.replace('/', '_')}-{seed}.safetensors"
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

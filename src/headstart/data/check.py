@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -155,6 +155,37 @@ def _spread(values: list[int]) -> dict[str, float] | None:
     if not values:
         return None
     return {"min": min(values), "median": median(values), "max": max(values)}
+
+
+NAMED, MOST_INNER = 12, 50
+"""classes that are named in a sentence; sub-folders that may be classes"""
+
+
+def named_classes(counts: Mapping[str, int]) -> str:
+    """How many classes, and how many images each of them has.
+
+    >>> named_classes({"ants": 123, "bees": 98})
+    '2 classes: ants (123), bees (98)'
+    """
+    some = [f"{show(name)} ({n:,})" for name, n in list(counts.items())[:NAMED]]
+    more = f" and {len(counts) - NAMED:,} more" if len(counts) > NAMED else ""
+    return f"{len(counts):,} classes: {', '.join(some)}{more}"
+
+
+def inner_classes(dataset: Dataset) -> str:
+    """A warning, where the same sub-folders lie in every class: perhaps they are the classes."""
+    inside: dict[int, set[str]] = defaultdict(set)
+    for sample in dataset.samples:
+        _, found, rest = f"/{sample.path}".partition(f"/{dataset.classes[sample.label]}/")
+        inside[sample.label].add(rest.partition("/")[0] if found and "/" in rest else "")
+    names = inside[0]
+    if not 2 <= len(names) <= MOST_INNER or "" in names or any(v != names for v in inside.values()):
+        return ""
+    listed = ", ".join(map(show, sorted(names)[:NAMED]))
+    return (
+        f"Every class folder holds the same sub-folders ({listed}). If these are the classes, give a "
+        "folder that holds them and nothing else, or a table (--table)."
+    )
 
 
 def content_digest(root: Path, contents: Iterable[str]) -> str:

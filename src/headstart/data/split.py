@@ -53,6 +53,8 @@ class Split:
     """names of the user's groups where each can be held out in turn"""
     no_sites: str = ""
     """why not, where there are few groups all the same"""
+    refused: str = ""
+    """why these images cannot be learned from: only where that was no demand"""
 
     @property
     def few_groups(self) -> bool:
@@ -71,6 +73,7 @@ def split(
     seed: int,
     ties: Sequence[Sequence[int]] = (),
     nested: bool = True,
+    demand: bool = True,
 ) -> Split:
     """Keep the user's own test part, or hold out a fifth; then fold the development part.
 
@@ -82,20 +85,50 @@ def split(
         ties: samples that show the same picture and so stay together, as copies do.
         nested: whether a small set may do without a test part; not where a network is trained, which
             cannot be repeated so often.
+        demand: else images that cannot be split all stay in one part, and `refused` says why.
 
     Raises:
         DataError: a class is too small to be split, named with what to do.
     """
+    try:
+        return _split(dataset, findings, seed, ties, nested)
+    except DataError as error:
+        if demand:
+            raise
+        why = f"{error.what}. Received: {error.received}. {error.do}"
+        why = f"Nothing can be learned from these images as they are. {why}"
+        usable, left_out = _usable(findings)
+        return Split(usable, usable[:0], left_out, 0 * usable, usable, "not split", refused=why)
+
+
+def _usable(findings: Findings) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """Images that can be read, and why the others are left out."""
+    left_out = {i: "unreadable" for i, info in enumerate(findings.infos) if info is None}
+    usable = [i for i, info in enumerate(findings.infos) if info is not None]
+    return np.array(usable, dtype=np.int64), left_out
+
+
+def _split(
+    dataset: Dataset, findings: Findings, seed: int, ties: Sequence[Sequence[int]], nested: bool
+) -> Split:
     groups = _groups(dataset, findings, ties)
     own = any(sample.group is not None for sample in dataset.samples)
     tie = _groups(dataset, findings, ties, grouped=False) if own else groups
     labels = np.array([sample.label for sample in dataset.samples])
-    left_out = {i: "unreadable" for i, info in enumerate(findings.infos) if info is None}
-    usable = np.array([i for i in range(len(labels)) if i not in left_out], dtype=np.int64)
+    usable, left_out = _usable(findings)
     sites, no_sites = find_sites(dataset, usable, labels[usable], tie[usable])
     if dataset.has_test:
         train, test = _given(dataset, findings, usable, groups, left_out, ties)
-        _demand(dataset, labels[train], groups[train], least=2, where="training part")
+        gone = len(usable) - len(train) - len(test)
+        also = (
+            f"{gone:,} of its {gone + len(train):,} images show what the test part shows, or are "
+        )
+        also = (
+            f"{also}tied to it: they are left out. Give a test part of other images."
+            if gone
+            else ""
+        )
+        _demand(dataset, labels[train], groups[train], least=2, where="training part", do=also)
         protocol = "given test part"
     elif nested and (len(usable) < NESTED_BELOW or len(sites) == 2):
         held_in_turn = tie if sites else groups  # every class is in two sites, which is enough
@@ -107,7 +140,8 @@ def split(
         contents = [info.content_hash for info in findings.infos if info is not None]
         held_out = _hold_out(labels[usable], groups[usable], contents, seed)
         train, test = usable[~held_out], usable[held_out]
-        _demand(dataset, labels[test], groups[test], least=1, where="test part", tied=True)
+        do = "Use smaller groups, or mend the label conflicts that headstart check lists."
+        _demand(dataset, labels[test], groups[test], least=1, where="test part", do=do)
         protocol = f"hold-out of 1/{TEST_SHARE}, stratified"
     fold = development_folds(labels[train], groups[train], FOLDS, seed + 1)
     return Split(
@@ -344,9 +378,9 @@ def _demand(
     groups: NDArray[np.int64],
     least: int,
     where: str,
-    tied: bool = False,
+    do: str = "",
 ) -> None:
-    """Every class must have `least` different images, or groups of images."""
+    """Every class must have `least` different images, or groups of images; else `do` says what helps."""
     counts = _groups_per_class(labels, groups)
     poor = [(name, counts[c]) for c, name in enumerate(dataset.classes) if counts[c] < least]
     if poor:
@@ -357,22 +391,5 @@ def _demand(
             f"{'is' if least == 1 else 'are'} needed, and copies count once",
             where=dataset.root,
             received=names + more,
-            do="Use smaller groups, or mend the label conflicts that headstart check lists."
-            if tied
-            else "Add images to it, or move its folder away.",
+            do=do or "Add images to it, or move its folder away.",
         )
-
-
-def rows(dataset: Dataset, split: Split) -> list[Sequence[object]]:
-    """The rows of split.csv: path, label, split, group, fold; one per sample. No fold: a test image."""
-    place: dict[int, tuple[str, object, object]] = {
-        int(i): ("train", int(g), int(f))
-        for i, g, f in zip(split.train, split.group, split.fold, strict=True)
-    }
-    place |= {
-        int(i): ("test", int(g), "") for i, g in zip(split.test, split.test_group, strict=True)
-    }
-    return [
-        (sample.path, dataset.classes[sample.label], *place.get(i, ("left out", "", "")))
-        for i, sample in enumerate(dataset.samples)
-    ]

@@ -171,7 +171,8 @@ def _check_labels(rows: Sequence[Sequence[str]], label: int, file: Path) -> None
     values = [row[label] for row in rows]
     empty = [row for row in rows if not row[label].strip()]
     if empty:
-        raise DataError(f"{len(empty)} rows have no label", where=file, received=_three(empty))
+        some = "1 row has" if len(empty) == 1 else f"{len(empty)} rows have"
+        raise DataError(f"{some} no label", where=file, received=_three(empty))
     if len(rows) >= LEAST_ROWS and len(set(values)) > UNIQUE_SHARE * len(rows):
         raise DataError(
             f"The column `label` looks like the wrong one: {len(set(values))} different values in "
@@ -223,9 +224,8 @@ def _check_paths(found: Sequence[tuple[str, str, str | None, str | None]], file:
     twice = [path for path, count in Counter(row[0] for row in found).items() if count > 1]
     if twice:
         rows = [[str(cell) for cell in row[:2]] for row in found if row[0] == twice[0]]
-        raise DataError(
-            f"{len(twice)} files have more than one row", where=file, received=_three(rows)
-        )
+        many = "1 file has" if len(twice) == 1 else f"{len(twice)} files have"
+        raise DataError(f"{many} more than one row", where=file, received=_three(rows))
 
 
 def _three(rows: Sequence[Sequence[str]]) -> str:

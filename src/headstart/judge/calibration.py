@@ -26,7 +26,7 @@ ROUNDING = 1e-3  # what float16 and CSV files may do to a sum of probabilities
 
 @dataclass(frozen=True, slots=True)
 class Temperature:
-    """The divisor of the logits, and why it is what it is.
+    """The divisor of the logits, and why it is what it is, in a sentence.
 
     `nll_before` is the mean negative log-likelihood at 1, `nll_after` the one at the temperatures
     that were fitted on the other folds; both are equal when the temperature was kept at 1.
@@ -134,22 +134,26 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> T
     before = _losses(scores, truth, 1.0)
     names = np.unique(fold)
     if len(names) < 2:
-        return _kept(before, "one fold only, so no temperature can be checked on other images")
+        why = "one fold only, so no temperature can be checked on other images."
+        return _kept(before, f"Its confidence is left as it is: {why}")
     value = _minimum(scores, truth)
     if bool((p.argmax(1) == truth).all()) or value < COLDEST * 1.01:
-        return _kept(before, "too few mistakes to say how sure the network may be")
+        why = "too few mistakes to say how sure it may be."
+        return _kept(before, f"Its confidence is left as it is: {why}")
     after = np.empty_like(before)
     for name in names:
         held = fold == name
         after[held] = _losses(scores[held], truth[held], _minimum(scores[~held], truth[~held]))
     gain = before - after
     error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
-    verdict = (
-        f"{value:.3f} gains {gain.mean():.4f} in cross-fitted loss, standard error {error:.4f}"
-    )
+    change = f"{abs(gain.mean()):.4f} {'lower' if gain.mean() > 0 else 'higher'}"
+    verdict = f"(cross-fitted loss {change}, standard error {error:.4f})"
     if not gain.mean() > SURE * error:
-        return _kept(before, f"too little: {verdict}")
-    return Temperature(value, float(before.mean()), float(after.mean()), False, verdict)
+        why = f"a temperature of {value:.3f} would bring nothing measurable {verdict}."
+        return _kept(before, f"Its confidence needs no correction: {why}")
+    was = "too sure" if value > 1 else "not sure enough"
+    text = f"It was {was} of itself; a temperature of {value:.3f} corrects that {verdict}."
+    return Temperature(value, float(before.mean()), float(after.mean()), False, text)
 
 
 def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> Reliability:
@@ -277,4 +281,4 @@ def _minimum(logits: Floats, labels: Ints) -> float:
 
 def _kept(losses: Floats, reason: str) -> Temperature:
     mean = float(losses.mean())
-    return Temperature(1.0, mean, mean, True, f"kept at 1: {reason}")
+    return Temperature(1.0, mean, mean, True, reason)

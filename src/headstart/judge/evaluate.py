@@ -339,7 +339,7 @@ def _calibration_json(calibration: Calibration) -> dict[str, Any]:
         "rms_debiased": calibration.rms_debiased,
         "brier": calibration.brier,
         "temperature": None if found is None else found.value,
-        "sentence": "" if found is None else f"Temperature {found.value:.2f}, {found.reason}.",
+        "sentence": "" if found is None else found.reason,
         "held_out_log_loss": None if found is None else [found.nll_before, found.nll_after],
         "reliability": [
             {"confidence": confidence, "accuracy": accuracy, "n": n}

@@ -28,6 +28,8 @@ from headstart.judge.words import interval, percent
 SENSITIVITY, SPECIFICITY = "sensitivity", "specificity"
 FOLDS = 10
 """parts of a cross-fitted threshold, when there are no other images to choose it on"""
+CROSSING = ", each judged at the choice of the others"
+"""how what a cross-fitted threshold was chosen on is told"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,10 @@ class OperatingPoint:
     """A threshold, what it was chosen for, and what it reached on images that did not choose it.
 
     `cross_fitted`: the judged images chose it themselves, each judged at the choice of the others;
-    `threshold` is then that of all of them. `ppv` and `npv` are for the given `prevalence`; all three None when none was given. `needed` is the
-    number of images (of different groups) of the target's side that could confirm the target without
-    a miss, and `confirmable` whether there were as many to judge on.
+    `threshold` is then that of all of them. `ppv` and `npv` are for the given `prevalence`; all three
+    None when none was given. `needed` is the number of images (of different groups) of the target's
+    side that could confirm the target without a miss, and `confirmable` whether there were as many to
+    judge on.
     """
 
     name: str
@@ -137,29 +140,47 @@ def operating_point(
         where = "among the images to choose a threshold on"
         return _refused(name, target, f"only {at_hand} images of {side} {where}", at_hand, needed)
     if not 0 < judged.inside.sum() < len(judged.inside):
-        there = int(judged.inside.sum())
-        reason = "the images to judge it on are all of one side"
-        return _refused(name, target, reason, there, needed)
+        return _one_sided(name, target, judged)
     threshold = choose_threshold(target, source)
-    if held_out is None:
-        try:
-            called = cross_fitted_calls(target, judged)
-        except DataError as cause:  # groups tie one side together
-            return _refused(name, target, cause.what, at_hand, needed)
-        chosen_on = (
-            f"{len(source.score):,} held-out answers, each judged at the choice of the others"
-        )
-    else:
-        called = judged.score >= threshold
+    if held_out is not None:
         chosen_on = f"{len(source.score):,} held-out answers on images to learn from"
-    rates = _rates(judged, called, CROSS_VALIDATED if held_out is None else 1.0)
-    ppv, npv = (None, None) if prevalence is None else predictive_values(*rates, prevalence)
-    there = _independent(judged, target)
-    point = OperatingPoint(
-        name, target, threshold, chosen_on, held_out is None, *rates, prevalence, ppv, npv, needed,
-        confirmable=there >= needed, sentence="",
-    )  # fmt: skip
-    return _with_sentence(point, there)
+        return at_threshold(name, target, threshold, chosen_on, judged, prevalence)
+    try:
+        called = cross_fitted_calls(target, judged)
+    except DataError as cause:  # groups tie one side together
+        return _refused(name, target, cause.what, at_hand, needed)
+    chosen_on = f"{len(source.score):,} held-out answers{CROSSING}"
+    rates = _rates(judged, called, CROSS_VALIDATED)
+    return _point(name, target, threshold, chosen_on, True, rates, prevalence, judged)
+
+
+def at_threshold(
+    name: str,
+    target: Target,
+    threshold: float,
+    chosen_on: str,
+    judged: Scores,
+    prevalence: float | None = None,
+) -> OperatingPoint | Refused:
+    """Judge a threshold that was chosen before, on other images.
+
+    Args:
+        target: what it was chosen for. chosen_on: what it was chosen on, in words.
+
+    Raises:
+        ArgumentError: see `operating_point`.
+
+    >>> new = Scores(np.array([0.9, 0.6, 0.2, 0.1]), np.array([True, True, False, False]))
+    >>> point = at_threshold("cat", Target("sensitivity", 0.9), 0.7, "80 answers", new)
+    >>> point.sensitivity.value, point.specificity.value
+    (0.5, 1.0)
+    """
+    _check(target, prevalence)
+    _check_scores(judged)
+    if not 0 < judged.inside.sum() < len(judged.inside):
+        return _one_sided(name, target, judged)
+    rates = _rates(judged, judged.score >= threshold, 1.0)
+    return _point(name, target, threshold, chosen_on, False, rates, prevalence, judged)
 
 
 def choose_threshold(target: Target, source: Scores) -> float:
@@ -251,17 +272,36 @@ def _rates(judged: Scores, called: NDArray[np.bool_], wider_by: float) -> tuple[
     return wider(found, wider_by, CROSSED), wider(quiet, wider_by, CROSSED)
 
 
-def _with_sentence(point: OperatingPoint, there: int) -> OperatingPoint:
-    name, target = point.name, point.target
-    reached, other = point.sensitivity, point.specificity
-    if target.rate == SPECIFICITY:
-        reached, other = other, reached
-    assert reached.value is not None and other.value is not None
+def _point(
+    name: str,
+    target: Target,
+    threshold: float,
+    chosen_on: str,
+    cross_fitted: bool,
+    rates: tuple[Metric, Metric],
+    prevalence: float | None,
+    judged: Scores,
+) -> OperatingPoint:
+    """What was reached, with predictive values where there is a prevalence, and its sentence."""
+    ppv, npv = (None, None) if prevalence is None else predictive_values(*rates, prevalence)
+    needed, there = needed_for(target.value), _independent(judged, target)
+    point = OperatingPoint(
+        name, target, threshold, chosen_on, cross_fitted, *rates, prevalence, ppv, npv, needed,
+        confirmable=there >= needed, sentence="",
+    )  # fmt: skip
+    return replace(point, sentence=_sentence(point, there))
+
+
+def _sentence(point: OperatingPoint, there: int) -> str:
+    name, target, found, quiet = point.name, point.target, point.sensitivity, point.specificity
+    assert found.value is not None and quiet.value is not None
+    chosen_on = point.chosen_on + ("," if point.chosen_on.endswith(CROSSING) else "")
     text = (
-        f"{name}: a threshold of {point.threshold:.3g}, chosen on {point.chosen_on} for a "
-        f"{target.rate} of {percent(target.value)}, reaches {percent(reached.value)} "
-        f"({interval(reached)}, {reached.n:,} images) and gives a {other.name} of "
-        f"{percent(other.value)} ({interval(other)}, {other.n:,} images)."
+        f"Call it {name} from a probability of {told(point.threshold)} on (chosen on {chosen_on} "
+        f"for a {target.rate} of {percent(target.value)}): {percent(found.value)} of the images of "
+        f"{name} are found ({SENSITIVITY}: {interval(found)}, {found.n:,} images), and "
+        f"{percent(quiet.value)} of the others stay quiet ({SPECIFICITY}: {interval(quiet)}, "
+        f"{quiet.n:,} images)."
     )
     if not point.confirmable:
         text += (
@@ -275,7 +315,23 @@ def _with_sentence(point: OperatingPoint, there: int) -> OperatingPoint:
             f"{percent(point.ppv.value)} of the calls are right ({interval(point.ppv)}), and "
             f"{percent(point.npv.value)} of the others ({interval(point.npv)})."
         )
-    return replace(point, sentence=text)
+    return text
+
+
+def told(threshold: float) -> str:
+    """A threshold in three digits; in more where fewer would read as all or nothing.
+
+    >>> told(0.70041), told(0.99962)
+    ('0.700', '0.9996')
+    """
+    texts = (f"{threshold:#.{digits}g}" for digits in range(3, 18))
+    return next((text for text in texts if 0 < float(text) < 1), f"{threshold:.17g}")
+
+
+def _one_sided(name: str, target: Target, judged: Scores) -> Refused:
+    reason = "the images to judge it on are all of one side"
+    at_hand, needed = int(judged.inside.sum()), needed_for(target.value)
+    return _refused(name, target, reason, at_hand, needed)
 
 
 def _refused(name: str, target: Target, reason: str, at_hand: int, needed: int) -> Refused:

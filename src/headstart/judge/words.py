@@ -79,3 +79,12 @@ def _digits(points: float) -> str:
         if not blurred and (digits or abs(points % 1 - 0.5) > 1e-9):
             return text
     return text
+
+
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(1200, "image"), counted(2, "copy", "copies")
+    ('1 image', '1,200 images', '2 copies')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -64,7 +64,7 @@ def control(
     gap = learned.probe.score - random.probe.score
     by, unit = criterion.unit
     worth = (
-        f"pre-training is worth {gap * by:.{1 if by == 1 else 0}f} {unit}"
+        f"pre-training is worth {gap * by:.1f} {unit}"
         if gap > 2 * float(np.hypot(random.probe.se, learned.probe.se))
         else "pre-training adds nothing that these images can show"
     )

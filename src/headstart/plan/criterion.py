@@ -148,9 +148,9 @@ def as_text(score: float, metric: str) -> str:
     """A score for a sentence; candidates' log loss is negated, so that larger is better.
 
     >>> as_text(0.913, "accuracy"), as_text(-0.25, "log_loss")
-    ('91%', 'a log loss of 0.250')
+    ('91.3%', 'a log loss of 0.250')
     """
-    return f"a log loss of {-score:.3f}" if metric == "log_loss" else f"{score:.0%}"
+    return f"a log loss of {-score:.3f}" if metric == "log_loss" else f"{score:.1%}"
 
 
 def mean_value(criterion: Criterion, values: Float, labels: Int) -> Value:

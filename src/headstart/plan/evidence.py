@@ -15,6 +15,8 @@ from headstart.backbone.graph import TapGraph
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
+LITTLE, MUCH = 0.1, 0.5
+"""shares of the labels, for words"""
 PSEUDO_COUNT = 1.0
 """weight of the class frequencies in every source class's row"""
 KEPT_ENERGY = 0.995
@@ -89,7 +91,9 @@ def source_evidence(source: Float, labels: Int, folds: Int, classes: int) -> Sou
     mean = source.mean(0)
     top = tuple((int(i), float(mean[i])) for i in np.argsort(-mean)[:5])
     if explained > 2 * se:
-        said = "they know something of these classes."
+        much = "something" if explained < MUCH else "much"
+        much = "hardly anything" if explained < LITTLE else much
+        said = f"they know {much} of these classes."
     else:
         said = "they know nothing of these classes."
     sentence = (

@@ -9,6 +9,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from headstart.data.check import named_classes
 from headstart.errors import show
 from headstart.plan.folds import VERIFYING
 
@@ -70,25 +71,43 @@ def _bar(score: float, control: float) -> str:
 
 def check_text(folder: Path, data: dict[str, Any]) -> str:
     """What is in the folder, and what to act on."""
-    lines = ["", f"{data['n']:,} readable images in {len(data['classes']):,} classes."]
-    for title, rows in (
+    counts = {row["class"]: row["total"] for row in data["counts"]}
+    lines = ["", f"{data['n']:,} readable images in {named_classes(counts)}."]
+    for one, many, rows in (
         (
+            "unreadable file",
             "unreadable files",
             [f"{r['path']}: {r['reason']}, {r['detail']}" for r in data["unreadable"]],
         ),
-        ("files with the same content", [" = ".join(group) for group in data["duplicates"]]),
-        ("same content under two classes", [" = ".join(g) for g in data["label_conflicts"]]),
-        ("same content on both sides of your split", [" = ".join(g) for g in data["leaks"]]),
         (
-            "near-duplicates",
+            "entry that is not used",
+            "entries that are not used",
+            [f"{r['path']}: {r['reason']}" for r in data["ignored"]],
+        ),
+        ("content of several files", "contents of several files", _equal(data["duplicates"])),
+        (
+            "content under two classes",
+            "contents under two classes",
+            _equal(data["label_conflicts"]),
+        ),
+        (
+            "content on both sides of your split",
+            "contents on both sides of your split",
+            _equal(data["leaks"]),
+        ),
+        (
+            "pair of near-duplicates",
+            "pairs of near-duplicates",
             [f"{' ~ '.join(p['paths'])} ({_near_words(p)})" for p in data["near_duplicates"]],
         ),
         (
+            "class that looks like one of the source's",
             "classes that look like one of the source's",
             [f"{o['class']} ~ {o['source']} ({o['share']:.0%})" for o in data["source_overlap"]],
         ),
     ):
         if rows:
+            title = one if len(rows) == 1 else many
             lines += ["", f"{len(rows):,} {title}:", *(f"  {show(row)}" for row in rows[:LISTED])]
             if len(rows) > LISTED:
                 lines.append(f"  and {len(rows) - LISTED:,} more in data.json")
@@ -99,6 +118,10 @@ def check_text(folder: Path, data: dict[str, Any]) -> str:
         f"page:    {show(folder / 'report.html')}",
     ]
     return "\n".join(lines)
+
+
+def _equal(groups: list[list[str]]) -> list[str]:
+    return [" = ".join(group) for group in groups]
 
 
 def _near_words(pair: dict[str, Any]) -> str:
@@ -129,7 +152,7 @@ def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> 
             more is not None and more.get("gain", 0) is not None
         ):  # a curve that is not trusted: none
             lines.append(show(more["sentence"]))
-    lines += [*_remarks(plan), "", f"model:   {show(folder / 'model')}"]
+    lines += [*_unrecognised(evaluation), *_remarks(plan), "", f"model:   {show(folder / 'model')}"]
     if (folder / "report.html").exists():
         lines.append(f"report:  {show(folder / 'report.html')}")
     if (evaluation.get("suggestions") or {}).get("listed"):
@@ -142,20 +165,21 @@ def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> 
 
 def evaluation_text(folder: Path, evaluation: dict[str, Any]) -> str:
     """What `headstart evaluate` found out: scores, the operating point, parts, readers."""
-    n, unread = evaluation["n"], len(evaluation["unreadable"])
-    lines = ["", f"On {n:,} new {'image' if n == 1 else 'images'}, with 95 % intervals:"]
+    n, unread, learned = evaluation["n"], len(evaluation["unreadable"]), evaluation["learned_from"]
+    new = "new " if learned == 0 else ""
+    lines = ["", f"On {n:,} {new}{'image' if n == 1 else 'images'}, with 95 % intervals:"]
     lines += _scores(evaluation, evaluation["metric"])
     lines += [show(part["sentence"]) for part in evaluation["subgroups"]]
     lines += [show(study["sentence"]) for study in evaluation["readers"]]
     more = (evaluation["sets"], evaluation["unlike"])
     lines += [show(found["sentence"]) for found in more if found is not None]
-    if evaluation["learned_from"]:
-        lines.append(
-            f"! The model learned from {evaluation['learned_from']:,} of them: these scores are too good."
-        )
+    if learned:
+        whole = "all of them" if learned == n else f"{learned:,} of them"
+        lines.append(f"! The model learned from {whole}: these scores are too good.")
     if unread:
         lines.append(f"{unread:,} could not be read (listed in evaluation.json)")
     lines += ["", f"stored:  {show(folder)}"]
+    lines.append(f"next:    headstart report {shlex.quote(show(folder))}")
     return "\n".join(lines)
 
 
@@ -190,6 +214,19 @@ def _called(evaluation: dict[str, Any]) -> list[str]:
     return [show(chosen["sentence"])]
 
 
+def _unrecognised(evaluation: dict[str, Any]) -> list[str]:
+    """Classes of which not one image was answered rightly."""
+    lines, classes = [], evaluation["classes"]
+    for k, row in enumerate(evaluation["confusion"]):
+        if sum(row) and not row[k]:
+            other = show(classes[row.index(max(row))])
+            lines.append(
+                f"No image of {show(classes[k])} was recognised (0 of {sum(row)}); most were taken "
+                f"for {other}."
+            )
+    return lines
+
+
 def _remarks(plan: dict[str, Any]) -> list[str]:
     """What a reader of the scores must know."""
     lines = []
@@ -207,6 +244,8 @@ def _agreement(plan: dict[str, Any]) -> str:
     prior = " or ".join(map(str, plan["case_prior"]))
     if plan["forced"] is not None:
         return f"The rule of thumb said case {prior}; {show(plan['forced'])} was given."
+    if not plan["learnable"]:
+        return f"The rule of thumb said case {prior}, but nothing was learned (see below):"
     if plan["case"] in plan["case_prior"]:
         return f"The rule of thumb said case {prior}, and the data agree:"
     return f"The rule of thumb said case {prior}; the data decided:"

@@ -182,7 +182,10 @@ class _Comparison:
             rule = "clearly better, and slower" if wins else "slower, and not clearly better"
         else:
             wins = gain > max(se, LEAST_GAIN) or (eased > LEAST_EASED and not_lower)
-            rule = "better at no cost" if wins else "not better"
+            rule = "no slower, and " + (
+                "better" if gain > max(se, LEAST_GAIN) else "surer: its log loss is lower"
+            )
+            rule = rule if wins else "not better"
         verdict = f"{candidate.name} takes over" if wins else f"{incumbent.name} stays"
         return wins, f"{text}; {rule}: {verdict}."
 

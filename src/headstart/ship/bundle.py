@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import json
 import secrets
 import shutil
@@ -84,7 +85,10 @@ def describe(
         frozen = graph.stage(candidate.through).parameters
     else:
         frozen = last.parameters
-    counts = {"frozen": frozen, "trained": last.parameters - frozen}
+    inputs = sum(graph.stage(tap).width for tap in taps)
+    sizes = [inputs, candidate.hidden, len(classes)] if candidate.hidden else [inputs, len(classes)]
+    head = sum((a + 1) * b for a, b in itertools.pairwise(sizes))
+    counts = {"frozen": frozen, "trained": last.parameters - frozen + head}
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -104,7 +108,7 @@ def describe(
         },
         "head": {
             "reads": list(taps),
-            "inputs": sum(graph.stage(tap).width for tap in taps),
+            "inputs": inputs,
             "hidden": candidate.hidden,
             "outputs": len(classes),
         },

@@ -8,7 +8,6 @@ from headstart.ship.chart_parts import (
     BLUE,
     GREY,
     INK,
-    LEGEND_PX,
     MOST_CLASSES,
     ORANGE,
     Chart,
@@ -24,9 +23,11 @@ from headstart.ship.chart_parts import (
     titled,
 )
 from headstart.ship.plan_charts import candidates, depth_curve, quadrant
-from headstart.ship.report_names import SHORT
+from headstart.ship.report_names import way_words
 
 LOSS, RATE = "loss on the training images", "learning rate, on a scale of its own"
+WAYS = (BLUE, ORANGE, GREY, "#54a24b", "#b279a2", "#9d755d")
+WAY_PX = 310  # of a way's name with its size and its rate
 DOT: Record = {"filled": True, "size": 50, "opacity": 1}
 
 
@@ -63,7 +64,7 @@ def class_counts(data: Record) -> Chart | None:
 
 
 def _count_bars(labels: list[str], rows: list[Record]) -> Record:
-    """One bar per class; the test part is stacked after the training part."""
+    """One bar per class; the test part, where there is one, is stacked after the training part."""
     import altair as alt
 
     values: list[Record] = []
@@ -72,7 +73,9 @@ def _count_bars(labels: list[str], rows: list[Record]) -> Record:
         if train is None or test is None:
             train, test = row["total"], 0
         values.append({"class": place, "part": "training", "from": 0, "to": train})
-        values.append({"class": place, "part": "test", "from": train, "to": train + test})
+        if test:
+            values.append({"class": place, "part": "test", "from": train, "to": train + test})
+    tested = any(value["part"] == "test" for value in values)
     chart = (
         alt.Chart(inline(values))
         .mark_bar(height={"band": 0.72})
@@ -80,7 +83,7 @@ def _count_bars(labels: list[str], rows: list[Record]) -> Record:
             x=alt.X("to:Q", title="images", axis=alt.Axis(tickMinStep=1)),
             x2="from:Q",
             y=alt.Y("class:N", title=None, **places(labels)),
-            color=colours("part", ["training", "test"]),
+            color=colours("part", ["training", "test"]) if tested else alt.value(BLUE),
         )
     )
     return finish(chart, 24 * len(labels), labels)
@@ -136,7 +139,10 @@ def training(trained: Record) -> Chart | None:
 
 def training_score(trained: Record, plan: Record) -> Chart | None:
     """The score by epoch on held-out images, for every way that was tried; epoch 0 is the start."""
-    runs = [*records(trained.get("verified")), {**trained, "strategy": plan.get("strategy")}]
+    runs = records(trained.get("verified"))
+    if trained.get("epochs") not in [run.get("epochs") for run in runs]:
+        names = {"strategy": plan.get("strategy"), "name": plan.get("chosen")}
+        runs = [*runs, {**trained, **names}]
     values: list[Record] = []
     labels: list[str] = []
     for run in runs:
@@ -144,16 +150,14 @@ def training_score(trained: Record, plan: Record) -> Chart | None:
         scores = _by_epoch(run.get("epochs"), "score", len(labels))
         if scores:
             values += [*_by_epoch(before, "score", len(labels)), *scores]
-            labels.append(SHORT.get(str(run.get("strategy")), named(run.get("strategy"))))
+            labels.append(way_words(run))
     if not values:
         return None
     import altair as alt
 
     metric = str(plan.get("metric") or "accuracy")
-    scale = alt.Scale(domain=list(range(len(labels))), range=[BLUE, ORANGE, GREY][: len(labels)])
-    legend = alt.Legend(
-        orient="top", columns=1, labelExpr="labels[datum.value]", labelLimit=LEGEND_PX
-    )
+    scale = alt.Scale(domain=list(range(len(labels))), range=list(WAYS[: len(labels)]))
+    legend = alt.Legend(orient="top", columns=1, labelExpr="labels[datum.value]", labelLimit=WAY_PX)
     base = alt.Chart(inline(values)).encode(
         x=_epochs(values),
         y=alt.Y("value:Q", title=titled(metric), scale=alt.Scale(zero=False), axis=axis(metric)),

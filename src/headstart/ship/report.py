@@ -68,6 +68,16 @@ KEPT = {
     "plan": ("data", "plane", "decision", "depth", "candidates", "again"),
 }
 """of the sections that say what is missing, those that belong to a command; all to any other"""
+MADE_OF = {
+    "data": "data",
+    "plane": "plan",
+    "decision": "plan",
+    "depth": "plan",
+    "candidates": "plan",
+    "quality": "evaluation",
+    "mistakes": "gallery",
+}
+"""what a section is made of; after a failure, one that has nothing is left out"""
 
 
 def render(run_dir: Path) -> str:
@@ -94,8 +104,13 @@ def render(run_dir: Path) -> str:
     mapped = feature_map(record(record(stored["pictures"]).get("map")))
     if mapped is not None:
         charts[mapped.name] = mapped
+    has_model = (run_dir / "model").is_dir()
+    failed = run.get("status") == "failed" and not has_model
     facts = {
         "command": command,
+        "has_model": has_model,
+        "failed": failed,
+        "planned": command == "plan",
         "name": str(run.get("name") or data.get("root") or cleaned(run_dir.resolve().name)),
         "run": run,
         "data": data,
@@ -103,7 +118,7 @@ def render(run_dir: Path) -> str:
         "evaluation": evaluation,
         "training": training,
         "missing": [name for name in expected if stored[name.removesuffix(".json")] is None],
-        "opening": _opening(command, data, plan, evaluation),
+        "opening": _opening(command, data, plan, evaluation, run, failed),
         "surgery": _surgery(record(stored["surgery"])),
         "findings": _findings(data, record(stored["findings"])),
         "pictures": pictures,
@@ -112,6 +127,8 @@ def render(run_dir: Path) -> str:
         "map": pictures["map"],
         "map_points": json_block(pictures["map"]["card"]) if mapped else None,
         **_said(plan, evaluation, record(stored["nested"]), training, run),
+        "learned": report_words.learned_words(evaluation, "the judged model"),
+        "nested": report_words.is_nested(evaluation),
         **report_judgement.facts(evaluation, plan),
         **_to_copy(run_dir, run),
         **_drawn(charts),
@@ -120,17 +137,23 @@ def render(run_dir: Path) -> str:
     return str(environment().get_template("report.html").render(**facts))
 
 
-def _opening(command: str, data: Record, plan: Record, evaluation: Record) -> list[str]:
-    """Three sentences: what was found, what was done, how good it is; of a check only the first."""
+def _opening(
+    command: str, data: Record, plan: Record, evaluation: Record, run: Record, failed: bool
+) -> list[str]:
+    """Three sentences: what was found, what was done, how good it is; of a check only the first,
+    of a failure what there is."""
     if command == "check":
         return [report_words.found(data)]
     if command == "plan":
-        return [report_words.found(data), report_words.done(plan, planned=True)]
+        return [report_words.found(data), report_words.planned(plan)]
     if command == "evaluate":
         return [
-            *report_words.evaluated(evaluation),
+            *report_words.evaluated(evaluation, run),
             report_words.how_good({"metric": evaluation.get("metric")}, evaluation),
         ]
+    if failed:
+        done = [report_words.done(plan)] if plan.get("strategy") else []
+        return [report_words.found(data), *done, "The run failed before there was a model."]
     return [
         report_words.found(data),
         report_words.done(plan),
@@ -141,6 +164,8 @@ def _opening(command: str, data: Record, plan: Record, evaluation: Record) -> li
 def _belongs(key: str, command: str, facts: Record) -> bool:
     """Whether a section has something to tell; the main ones say what is missing."""
     kept = KEPT.get(command)
+    if facts["failed"] and key in MADE_OF and not facts[MADE_OF[key]]:
+        return False
     needs = {
         "surgery": facts["surgery"],
         "training": facts["training"],
@@ -153,6 +178,7 @@ def _belongs(key: str, command: str, facts: Record) -> bool:
         "filters": facts["pictures"]["filters"],
         "map": facts["map_points"],
         "more": facts["evaluation"] and command != "evaluate",
+        "use": facts["has_model"] and kept is None,
     }
     if key in needs:
         return bool(needs[key]) and command != "check"
@@ -172,6 +198,7 @@ def _said(
         "confused": report_words.confused(evaluation),
         "augmentations": report_words.augmentations(training, run, plan.get("metric")),
         "mixtures": report_words.mixtures(training),
+        "trained_again": report_words.trained_again(training),
         "asked": report_words.augmentations_asked(run),
         "training_notes": texts(training.get("notes")),
         "retrained": plan.get("strategy") in report_names.RETRAINED,

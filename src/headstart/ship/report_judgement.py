@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from headstart.judge.operating import told
 from headstart.ship.chart_parts import Record, number, record, records
 from headstart.ship.page import texts
 from headstart.ship.report_numbers import words
@@ -103,7 +104,8 @@ def _point(row: Record) -> Record:
     figures = {key: metric(row.get(key)) for key in ("sensitivity", "specificity", "ppv", "npv")}
     plain = {key: number(row.get(key)) for key in ("threshold", "prevalence", "needed")}
     kept = {key: row.get(key) for key in ("name", "chosen_on", "confirmable")}
-    return {**kept, **plain, **figures}
+    threshold = plain["threshold"]
+    return {**kept, **plain, **figures, "told": None if threshold is None else told(threshold)}
 
 
 def readers(evaluation: Record) -> list[Record]:

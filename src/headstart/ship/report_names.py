@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from headstart.ship.chart_parts import Record, named
+
 CASES = {
     1: "few and similar to the source",
     2: "few and different from the source",
     3: "many and similar to the source",
     4: "many and different from the source",
 }
+RULE = {
+    1: "new head on the frozen network",
+    2: "new head on the early stages, frozen",
+    3: "whole network re-trained",
+    4: "trained from scratch, or re-trained",
+}
+"""what the rule of thumb says for each case"""
 STRATEGIES = {
     "head_top": "kept the whole pre-trained network frozen and trained only a new last layer",
     "head_cut": "sliced off the later stages of the network, kept the early ones frozen and trained "
@@ -96,3 +105,22 @@ MEANINGS = {
     "brier": "mean squared error of the probabilities; 0 is perfect",
     "ece": "mean distance between confidence and accuracy; 0 is perfect",
 }
+
+
+def way_words(row: Record) -> str:
+    """A way to train; two of one strategy are told apart by what stands behind its name.
+
+    >>> way_words({"strategy": "finetune", "name": "finetune@160px@rate0.0003"})
+    'whole network re-trained at 160 px, rate 0.0003'
+    >>> way_words({"strategy": "partial", "name": "partial@b4"})
+    'last stages re-trained after b4'
+    """
+    way = SHORT.get(str(row.get("strategy")), named(row.get("strategy")))
+    said = []
+    for part in str(row.get("name") or "").split("@")[1:]:
+        rate, size = part.removeprefix("rate"), part.removesuffix("px")
+        said.append(
+            f"rate {rate}" if rate != part else f"{size} px" if size != part else f"after {part}"
+        )
+    first = "" if not said or said[0].startswith("after") else "at "
+    return f"{way} {first}{', '.join(said)}" if said else way

@@ -13,8 +13,9 @@ from headstart.ship.report_names import (
     OPERATIONS,
     PARTS,
     RETRAINED,
-    SHORT,
+    RULE,
     STRATEGIES,
+    way_words,
 )
 from headstart.ship.report_numbers import count, interval, score, signed, spread, words
 
@@ -67,25 +68,50 @@ def found_paths(data: Record) -> dict[str, list[list[str]]]:
     return found
 
 
-def done(plan: Record, planned: bool = False) -> str:
-    """Second sentence: what headstart did about it, or would do."""
+def done(plan: Record) -> str:
+    """Second sentence: what headstart did about it."""
     strategy = plan.get("strategy")
     if not strategy:
         return "What was done with them is not stored in this run folder."
+    return (
+        f"{_likeness(plan)}; headstart "
+        f"{STRATEGIES.get(strategy, f'used the strategy {strategy}')}{_case(plan)}."
+    )
+
+
+def planned(plan: Record) -> str:
+    """Second sentence about a plan: what the rule of thumb says; nothing has been chosen yet."""
+    prior = plan.get("case_prior")
+    cases = [case for case in prior if case in RULE] if isinstance(prior, list) else []
+    if not cases:
+        return "What the plan is, is not stored in this run folder."
+    rule = " or ".join(f"case {case} ({RULE[case]})" for case in cases)
+    forced = plan.get("forced")
+    then = (
+        f"{_flag(forced)} was given, so headstart fit would do that"
+        if forced
+        else "headstart fit would check it"
+        if len(cases) == 1
+        else "headstart fit would let the images decide"
+    )
+    return f"{_likeness(plan)}. By the rule of thumb this is {rule}; {then}."
+
+
+def _likeness(plan: Record) -> str:
     size = record(plan.get("size")).get("verdict") or "of unknown size"
     verdict = str(record(plan.get("similarity")).get("verdict"))
     likeness = LIKENESS.get(verdict, "not compared with") + " what the network had learned from"
+    return f"The data set is {size} and {likeness}"
+
+
+def _case(plan: Record) -> str:
     case = f", which is case {plan['case']}" if plan.get("case") in CASES else ""
-    # A flag that is broken after its first hyphen is hard to read.
-    flag = str(plan.get("forced") or "").replace("-", "\u2011").replace(" ", "\u00a0")
-    case += f" ({flag} was given)" if flag else ""
-    if planned:
-        way = SHORT.get(str(strategy), words(strategy))
-        return f"The data set is {size} and {likeness}; the plan is a {way}{case}."
-    return (
-        f"The data set is {size} and {likeness}; headstart "
-        f"{STRATEGIES.get(strategy, f'used the strategy {strategy}')}{case}."
-    )
+    return case + (f" ({_flag(plan['forced'])} was given)" if plan.get("forced") else "")
+
+
+def _flag(forced: object) -> str:
+    """A flag that is broken after its first hyphen is hard to read."""
+    return str(forced).replace("-", "\u2011").replace(" ", "\u00a0")
 
 
 def how_good(plan: Record, evaluation: Record) -> str:
@@ -95,18 +121,33 @@ def how_good(plan: Record, evaluation: Record) -> str:
         return "How good the model is has not been measured, or is not stored in this run folder."
     value = score(metric.get("value"), metric.get("name"))
     n = metric.get("n") or evaluation.get("n")
-    nested = str(evaluation.get("protocol")).startswith("nested")
-    seen = (
-        ", each judged without having been learned from"
-        if nested
-        else " that it had not learned from"
-    )
+    seen = ", each judged without having been learned from"
+    if not is_nested(evaluation):
+        seen = learned_words(evaluation, "it")
     text = f"The model's {words(metric.get('name'))} is {value} on {count(n)} images{seen}"
     if metric.get("low") is not None and metric.get("high") is not None:
         text += f" (95\u00a0% interval {interval(metric)})"
     if plan.get("chance") is not None and metric.get("name") == plan.get("metric"):
         text += f"; guessing would reach {score(plan['chance'], metric.get('name'))}"
     return text + "."
+
+
+def is_nested(evaluation: Record) -> bool:
+    """Whether every image was judged by models that had made all choices without it."""
+    return str(evaluation.get("protocol")).startswith("nested")
+
+
+def learned_words(evaluation: Record, model: str) -> str:
+    """How many of the judged images `model` had learned from; empty where nobody knows."""
+    if "learned_from" not in evaluation:  # of `fit`: never
+        return f" that {model} had not learned from"
+    learned, n = number(evaluation["learned_from"]), number(evaluation.get("n"))
+    if learned is None:
+        return ""
+    if learned == 0:
+        return f" that {model} had not learned from"
+    some = "all" if n is not None and learned >= n else count(learned)
+    return f", {some} of which {model} had learned from"
 
 
 def main_metric(plan: Record, evaluation: Record) -> Record | None:
@@ -214,7 +255,7 @@ def mixtures(training: Record) -> list[str]:
     """What was kept of each way to train: alpha is the share of what was trained."""
     said = []
     for row in records(training.get("verified")):
-        alpha, way = number(row.get("alpha")), SHORT.get(str(row.get("strategy")), "training")
+        alpha, way = number(row.get("alpha")), way_words(row)
         if alpha is not None:
             averaged = row.get("average") == "average"
             what = "averaged over the training" if averaged else "as they were at the end"
@@ -222,6 +263,13 @@ def mixtures(training: Record) -> list[str]:
             rest = "" if alpha == 1 else f", and {score(1 - alpha).replace('.0', '')} the start"
             said.append(f"{way[0].upper()}{way[1:]}: alpha {alpha:g}, that is {share}{rest}.")
     return said
+
+
+def trained_again(training: Record) -> bool:
+    """Whether the better way was trained once more, or is handed over as it was verified."""
+    return training.get("epochs") not in [
+        row.get("epochs") for row in records(training.get("verified"))
+    ]
 
 
 def confused(evaluation: Record) -> list[Record]:
@@ -236,15 +284,21 @@ def confused(evaluation: Record) -> list[Record]:
     return sorted(pairs, key=lambda pair: -float(pair["n"]))[:20]
 
 
-def evaluated(evaluation: Record) -> list[str]:
-    """The first two sentences about a finished model on new labelled images."""
+def evaluated(evaluation: Record, run: Record) -> list[str]:
+    """The first two sentences about a finished model on labelled images."""
     n, classes = evaluation.get("n"), len(evaluation.get("classes") or [])
     if n is None:
         return ["What the model was judged on is not stored in this run folder."]
+    settings = record(run.get("settings"))
+    model, data = settings.get("model"), settings.get("data") or settings.get("table")
+    shown = f"the model {model}" if isinstance(model, str) else "a finished model"
+    of = f" of {data}" if isinstance(data, str) else ""
     unread = len(records(evaluation.get("unreadable")))
     rest = f"; {unread:,} more could not be read" if unread else ""
+    # Where it had learned from them before, this would be half of the truth.
+    learned = "" if number(evaluation.get("learned_from")) else "; nothing was learned from them"
     return [
-        f"{n:,} labelled images were shown to a finished model that tells {classes:,} classes "
-        f"apart{rest}.",
-        "It answered each of them once; nothing was learned from them.",
+        f"{n:,} labelled images{of} were shown to {shown}, which tells {classes:,} classes apart"
+        f"{rest}.",
+        f"It answered each of them once{learned}.",
     ]
