@@ -40,6 +40,7 @@ from headstart.settings import FitSettings, fit_settings, threads
 from headstart.train.answer import answers
 from headstart.train.recipe import epochs_for
 from headstart.training import (
+    boundary_of,
     choose_augmentations,
     kind_of,
     model_of,
@@ -127,8 +128,7 @@ def ways(
     start = prepare_training(prepared, settings, training_folder(run), SIZE_PX, view)
     start = replace(start, suited=choose_augmentations(start))
     pixels = np.stack([load_pixels(path, start.graph.preprocess)[0] for path in paths])
-    work = start.graph.stages[-1].macs
-    boundary = next(s.name for s in start.graph.stages if s.macs >= budgeting.PARTIAL_BELOW * work)
+    boundary = boundary_of(start.graph)
     found, best = [], None
     for strategy, through in (("partial", boundary), ("finetune", None)):
         epochs = epochs_for(kind_of(strategy), len(start.apart(start.folds[0])[0]))

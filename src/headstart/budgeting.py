@@ -36,6 +36,7 @@ from headstart.train.augment import parse_augment
 from headstart.training import (
     CPU_PX,
     LEAST_TO_TEST,
+    boundary_of,
     kind_of,
     machine_of,
     network_of,
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
     from headstart.train.recipe import Machine
 
-PARTIAL_BELOW = 0.6
-"""share of the network's work that partial tuning freezes, at least: b4 of the default network"""
 LEAST_S = 45.0
 """seconds below which nothing could be trained and verified"""
 EXPORT_S = 15.0
@@ -173,8 +172,7 @@ def _ways(worth: Worth, prepared: Prepared, settings: FitSettings, learn: int) -
     own = graph.preprocess.size_px
     on_cpu = detect_device(settings.device) == "cpu"
     small = min(own, CPU_PX) if on_cpu and settings.size is None else own
-    work = graph.stages[-1].macs
-    boundary = next((s.name for s in graph.stages[:-1] if s.macs >= PARTIAL_BELOW * work), None)
+    boundary = boundary_of(graph)
     for strategy in worth.strategies:
         through = boundary if strategy == "partial" else None
         if strategy == "partial" and through is None:

@@ -29,7 +29,7 @@ from headstart.plan.criterion import (
     log_softmax,
     overlap,
 )
-from headstart.plan.decide import Strategy
+from headstart.plan.decide import CASE_OF, Strategy
 from headstart.run import csv_text
 from headstart.ship.chart_parts import is_share
 from headstart.train.adjust import adjust
@@ -37,7 +37,6 @@ from headstart.train.adjust import adjust
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-CASES: dict[Strategy, int] = {"head_top": 1, "head_cut": 2, "finetune": 3, "scratch": 4}
 SIMPLEST: tuple[Strategy, ...] = (
     "head_cut", "head_top", "all_stages", "partial", "finetune", "scratch",
 )  # fmt: skip
@@ -70,7 +69,7 @@ class Tried:
     @property
     def case(self) -> int | None:
         """1 to 4 when it is one of the four cases to the letter."""
-        return CASES.get(self.strategy)
+        return CASE_OF.get(self.strategy)
 
     def only(self, some: NDArray[np.bool_]) -> Tried:
         """The same, on some of the images."""

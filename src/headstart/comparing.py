@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from headstart.backbone.device import detect_device
 from headstart.backbone.features import _compute, _onnx_runner, _torch_runner
 from headstart.backbone.graph import TapGraph
-from headstart.budgeting import PARTIAL_BELOW
 from headstart.compared import (
     Tried,
     answers_csv,
@@ -48,6 +47,7 @@ from headstart.train.head import Head
 from headstart.train.mlp import MlpHead
 from headstart.training import (
     Start,
+    boundary_of,
     choose_augmentations,
     head_from,
     kind_of,
@@ -243,8 +243,7 @@ def _ways(start: Start, settings: CompareSettings, n: int) -> list[Way]:
     from headstart.train.recipe import epochs_for
 
     graph = start.graph
-    work = graph.stages[-1].macs
-    boundary = next((s.name for s in graph.stages[:-1] if s.macs >= PARTIAL_BELOW * work), None)
+    boundary = boundary_of(graph)
     names: tuple[Strategy, ...] = ("finetune", "scratch", "partial")
     return [
         Way(

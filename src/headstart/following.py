@@ -9,10 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
-from headstart.plan.criterion import Criterion, evaluate, log_softmax
+from headstart.plan.criterion import Criterion, scorer
 from headstart.settings import FitSettings, threads
 from headstart.train.team import JOIN, Team, beside, joined
 from headstart.training import network_of
@@ -50,13 +47,10 @@ def _task(settings: FitSettings, heard: dict[str, str], images: Decoded | None) 
 
     criterion = Criterion(**heard["criterion"])  # type: ignore[arg-type]
 
-    def score(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-        return evaluate(criterion, log_softmax(logits.astype(np.float64)), truth).value
-
     return read_task(
         Path(heard["task"]),
         lambda: network_of(settings, heard["strategy"]),  # type: ignore[arg-type]
-        score,
+        scorer(criterion),
         max(1, threads() // beside()),
         images,
     )

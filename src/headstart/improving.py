@@ -31,11 +31,10 @@ from headstart.plan.criterion import (
     mean_value,
     overlap,
 )
-from headstart.plan.decide import Candidate
+from headstart.plan.decide import CASE_OF, Candidate
 from headstart.plan.steps import Steps
 from headstart.plan.verify import LEAST_GAIN, RARE, Scored, Trial, digits
 from headstart.retraining import (
-    CASES,
     TUNED,
     Inner,
     adopt,
@@ -181,7 +180,7 @@ def against(
         base = _frozen_logits(frozen, one.positions)
         name = frozen.verified.chosen.name
     else:
-        base, name = best.logits - best.adjusted.shift, best.way.name
+        base, name = best.answers, best.way.name
         gain, se, sentence = _difference(one, base, name, prepared)
     eased, eased_se = _eased(one, base, prepared)
     wins = gain > max(se, LEAST_GAIN) or (eased > 2 * eased_se and gain >= -se)
@@ -200,7 +199,7 @@ def compared(one: Inner, frozen: Learned, prepared: Prepared) -> tuple[float, fl
 
 def _frozen_logits(frozen: Learned, positions: NDArray[np.int64]) -> Float:
     trial = frozen.verified.trial
-    return np.asarray(trial.logits[positions] - trial.shift)
+    return trial.answers[positions]
 
 
 def _difference(one: Inner, base: Float, name: str, prepared: Prepared) -> tuple[float, float, str]:
@@ -228,7 +227,7 @@ def _eased(one: Inner, base: Float, prepared: Prepared) -> tuple[float, float]:
     dev = prepared.development
     truth, groups = dev.labels[one.positions], dev.groups[one.positions]
     losses = []
-    for logits in (base, one.logits - one.adjusted.shift):
+    for logits in (base, one.answers):
         at = fit_temperature(logits, truth, halves(groups)).value
         losses.append(cross_entropy(logits / at, truth))
     lighter: Value = mean_value(prepared.criterion, losses[0] - losses[1], truth)
@@ -292,7 +291,7 @@ def _rows(inner: list[Inner], prepared: Prepared) -> list[Scored]:
             way.name,
             way.strategy,
             None,
-            CASES.get(way.strategy),
+            CASE_OF.get(way.strategy),
             view=TUNED,
             through=way.through,
         )

@@ -256,7 +256,7 @@ class OutOfFold:
 def out_of_fold(prepared: Prepared, learned: Learned) -> OutOfFold:
     """What models that had not seen an image say of it, with the shift and temperature of the shipped one."""
     dev, trial = prepared.development, learned.verified.trial
-    held = learned.held_out or HeldOut(np.arange(len(dev.labels)), trial.logits - trial.shift)
+    held = learned.held_out or HeldOut(np.arange(len(dev.labels)), trial.answers)
     groups, folds = dev.groups[held.positions], dev.folds[held.positions]
     if len(np.unique(folds)) < 2:  # one verifying fold: its groups are dealt into two
         folds = halves(groups)

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from headstart.train.finetune import Tuned
 
 TUNED = "tuned"
-CASES: dict[Strategy, int] = {"finetune": 3, "scratch": 4}
 SEEN_AGAIN = 320
 """images of the training part that tell its score"""
 Float = NDArray[np.float64]
@@ -81,6 +80,11 @@ class Inner:
     seconds: float
     start_score: float | None
     epochs: tuple[dict[str, Any], ...]
+
+    @property
+    def answers(self) -> Float:
+        """[n, C] as they are scored: what is taken off for rare classes is off."""
+        return np.asarray(self.logits - self.adjusted.shift)
 
 
 def forced_ways(settings: FitSettings, size_px: int, n: int) -> tuple[Way, ...]:
@@ -338,4 +342,4 @@ def training_json(
 
 def held_out(best: Inner) -> HeldOut:
     """What the verifying folds say of the winner, for its temperature and its estimate."""
-    return HeldOut(best.positions, best.logits - best.adjusted.shift)
+    return HeldOut(best.positions, best.answers)

@@ -19,7 +19,7 @@ from headstart.errors import ArgumentError, TrainingError
 from headstart.files import atomic_write, read_json, write_json
 from headstart.learning import Prepared, readable
 from headstart.opening import PARITY_IMAGES, say
-from headstart.plan.criterion import Criterion, evaluate, halves, log_softmax
+from headstart.plan.criterion import Criterion, halves, scorer
 from headstart.plan.decide import OWN, Strategy
 from headstart.plan.folds import folds_to_judge, verifying_folds
 from headstart.plan.measure import stratified
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 LEAST_TO_TEST = 100
 """images below which one image more or less would decide what suits them all"""
+PARTIAL_BELOW = 0.6
+"""share of the network's work that partial tuning freezes, at least: b4 of the default network"""
 CPU_PX = 160
 """half the time of 224 px on a CPU (docs/log.md)"""
 
@@ -264,15 +266,12 @@ def train_once(
     source = PixelSource(start.images, recipe.augment, recipe.seed, learn, recipe.mix)
     criterion = start.prepared.criterion
 
-    def score(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-        return evaluate(criterion, log_softmax(logits.astype(np.float64)), truth).value
-
     lesson = Lesson(
         source,
         development.labels,
         learn,
         valid,
-        score,
+        scorer(criterion),
         keep=keep,
         hashes=development.hashes,
     )
@@ -347,14 +346,16 @@ def recipe_of(start: Start, way: Way) -> Recipe:
     return found if way.rate is None else with_rate(found, way.rate)
 
 
+def boundary_of(graph: TapGraph) -> str | None:
+    """The last stage that partial tuning freezes; None: no stage leaves any to be tuned."""
+    least = PARTIAL_BELOW * graph.stages[-1].macs
+    return next((stage.name for stage in graph.stages[:-1] if stage.macs >= least), None)
+
+
 def kind_of(strategy: Strategy) -> Kind:
     """The recipe's word for a strategy that trains the network."""
-    kinds: dict[Strategy, Kind] = {
-        "partial": "partial",
-        "finetune": "finetune",
-        "scratch": "scratch",
-    }
-    return kinds[strategy]
+    kinds: tuple[Kind, ...] = ("partial", "finetune", "scratch")
+    return next(kind for kind in kinds if kind == strategy)
 
 
 def _wearing(model: Adapted, tuned: Tuned) -> Adapted:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +117,15 @@ def evaluate(criterion: Criterion, scores: Float, labels: Int) -> Value:
         margin = scores[:, criterion.positive] - np.delete(scores, criterion.positive, 1).max(1)
         return _sensitivity(margin, labels == criterion.positive, criterion.specificity)
     return mean_value(criterion, (scores.argmax(1) == labels).astype(np.float64), labels)
+
+
+def scorer(criterion: Criterion) -> Callable[[NDArray[np.float32], Int], float]:
+    """The criterion of logits [n, C] and labels [n]."""
+
+    def score(logits: NDArray[np.float32], labels: Int) -> float:
+        return evaluate(criterion, log_softmax(logits.astype(np.float64)), labels).value
+
+    return score
 
 
 def difference(better: Value, base: Value, groups: Int | None = None) -> tuple[float, float]:

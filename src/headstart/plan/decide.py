@@ -23,6 +23,8 @@ CASES = {
     4: "large and different: train from scratch, or fine-tune",
 }
 Strategy = Literal["head_top", "head_cut", "all_stages", "partial", "finetune", "scratch"]
+CASE_OF: dict[Strategy, int] = {"head_top": 1, "head_cut": 2, "finetune": 3, "scratch": 4}
+"""which strategy is which case to the letter; the others are none"""
 OWN = "own"
 MIRROR = "mirror"
 SIDES = {

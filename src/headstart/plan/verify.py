@@ -47,6 +47,11 @@ class Trial:
     shift: Float  # [C] taken off the logits, so that rare classes get their say
     seconds: float
 
+    @property
+    def answers(self) -> Float:
+        """[N, C] as they are scored: what is taken off for rare classes is off."""
+        return np.asarray(self.logits - self.shift)
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -127,7 +132,7 @@ def verify(
     rows += [scored(by_name[name], trial, groups) for name, trial in trials.items()]
     place = {name: i for i, name in enumerate(by_name)}
     rows.sort(key=lambda row: place[row.candidate.name])
-    others = [trial.logits - trial.shift for name, trial in trials.items() if name != chosen]
+    others = [trial.answers for name, trial in trials.items() if name != chosen]
     kept = tuple(others) if sum(one.size for one in others) <= MOST_KEPT else ()
     told = tuple(sentences), tuple(warnings)
     return Verified(by_name[chosen], trials[chosen], tuple(rows), *told, kept)
