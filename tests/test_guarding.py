@@ -74,7 +74,7 @@ def test_without_a_test_part_they_are_cross_fitted(run: Path) -> None:
 def test_the_result_tells_the_operating_point_of_the_rarer_of_two_classes(run: Path) -> None:
     text = fit_text(run, read_json(run / "plan.json"), evaluation(run))
     (line,) = [line for line in text.splitlines() if "for a sensitivity of" in line]
-    assert line.startswith("bright|light: ")
+    assert line.startswith("Call it bright|light from a probability of ")
     assert "Where 1 % of the images are" in line
 
 

@@ -168,14 +168,14 @@ def evaluation_text(folder: Path, evaluation: dict[str, Any]) -> str:
     n, unread, learned = evaluation["n"], len(evaluation["unreadable"]), evaluation["learned_from"]
     new = "new " if learned == 0 else ""
     lines = ["", f"On {n:,} {new}{'image' if n == 1 else 'images'}, with 95 % intervals:"]
+    if learned:
+        whole = "all of them" if learned == n else f"{learned:,} of them"
+        lines.append(f"! The model learned from {whole}: these scores are too good.")
     lines += _scores(evaluation, evaluation["metric"])
     lines += [show(part["sentence"]) for part in evaluation["subgroups"]]
     lines += [show(study["sentence"]) for study in evaluation["readers"]]
     more = (evaluation["sets"], evaluation["unlike"])
     lines += [show(found["sentence"]) for found in more if found is not None]
-    if learned:
-        whole = "all of them" if learned == n else f"{learned:,} of them"
-        lines.append(f"! The model learned from {whole}: these scores are too good.")
     if unread:
         lines.append(f"{unread:,} could not be read (listed in evaluation.json)")
     lines += ["", f"stored:  {show(folder)}"]
