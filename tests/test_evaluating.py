@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import headstart
@@ -200,3 +201,27 @@ def test_the_next_images_are_a_table_most_doubtful_first(
         (("--out", "a.txt"), "no CSV file"),
     ):
         assert words in refused(capsys, "next", toy / "run", toy / "new", *arguments)
+
+
+def test_what_a_model_has_learned_from_is_what_it_was_trained_on(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from headstart.held_out import learned_from_json
+
+    infos = [SimpleNamespace(content_hash=name) for name in "abcdet"]
+    prepared: Any = SimpleNamespace(
+        development=SimpleNamespace(hashes=("a", "b", "c", "d", "e")),
+        findings=SimpleNamespace(infos=infos),
+        split=SimpleNamespace(test=[5]),
+    )
+    held = SimpleNamespace(positions=np.array([1, 3]))
+
+    def told(learned: Any, refit_all: bool = False) -> list[str]:
+        found: list[str] = learned_from_json(prepared, learned, refit_all)["contents"]
+        return found
+
+    frozen: Any = SimpleNamespace(held_out=None, steps=None)
+    assert told(frozen) == list("abcde") and told(frozen, refit_all=True) == list("abcdet")
+    for refit, expected in ((True, "abcde"), (False, "ace")):
+        tuned: Any = SimpleNamespace(held_out=held, steps=SimpleNamespace(refit=refit))
+        assert told(tuned) == list(expected)

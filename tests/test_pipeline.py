@@ -23,7 +23,7 @@ from toys import draw_photos
 
 RESULTS = {
     "run.json", "data.json", "findings.json", "surgery.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
-    "mistakes.json", "suggestions.csv", "held_out.csv", "log.jsonl", "model", ".lock",
+    "mistakes.json", "suggestions.csv", "held_out.csv", "learned_from.json", "log.jsonl", "model", ".lock",
 }  # fmt: skip
 
 

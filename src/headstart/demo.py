@@ -16,7 +16,7 @@ from headstart.settings import FitSettings, cache_dir
 
 MADE_BY_A_RUN = {
     "run.json", "data.json", "findings.json", "surgery.json", "nested.json", "split.csv", "plan.json", "evaluation.json", "predictions.csv",
-    "mistakes.json", "suggestions.csv", "held_out.csv", "pictures.json", "report.html", "log.jsonl", "model", ".lock",
+    "mistakes.json", "suggestions.csv", "held_out.csv", "learned_from.json", "pictures.json", "report.html", "log.jsonl", "model", ".lock",
 }  # fmt: skip
 
 

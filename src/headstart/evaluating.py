@@ -1,8 +1,7 @@
 """How good is a finished model on new labelled images? The judgement of `fit`, once more.
 
-Thresholds are those that the run has named in evaluation.json, so that what is copied from its report
-is what is judged. Where it has none (classes taken together), they are chosen on the held-out answers
-that it stored; a model without its run gets thresholds that are cross-fitted on the new images.
+Thresholds are those that the run has named in evaluation.json; where it has none (classes taken
+together), they are chosen on its held-out answers, and without a run cross-fitted on the new images.
 
 N images, C classes.
 """
@@ -32,6 +31,7 @@ from headstart.errors import (
     show,
 )
 from headstart.guarding import flagged_sentence, seen_json, sets_sentence
+from headstart.held_out import read_held_out, read_learned_from, several
 from headstart.judge import readers as reading
 from headstart.judge.complete import Judgement, Parts, complete, prevalences, sides
 from headstart.judge.complete import to_json as complete_json
@@ -52,7 +52,6 @@ from headstart.judge.reader_table import Answered, Rated, read_readers
 from headstart.judge.subgroups import SCORES
 from headstart.judge.unlike import flagged_share
 from headstart.judge.words import counted
-from headstart.judging import read_held_out, several
 from headstart.opening import read_data, say, working
 from headstart.parallel import ordered_map, progress
 from headstart.parting import compared_columns
@@ -275,7 +274,8 @@ def _judged(
     before, chosen = read_held_out(place, classes), _chosen_before(place, classes)
     if before is None and not chosen:
         say("no held-out answers beside this model: thresholds are cross-fitted on these images")
-    learned = None if before is None else sum(content in before[1] for content in new.hashes)
+    seen = read_learned_from(place)
+    learned = None if seen is None else sum(one in seen for one in new.hashes)
     if learned:
         say(f"warning: the model learned from {learned:,} of these {len(labels):,} images")
     found = evaluate_answers(p, labels, classes, _protocol(learned))
@@ -286,7 +286,7 @@ def _judged(
         labels,
         classes,
         several(new.groups),
-        "unseen" if before is None else before[0],
+        "unseen" if before is None else before,
         settings.prevalence,
         Parts(columns, new.units, criterion.name if criterion.name in SCORES else "accuracy"),
         together,

@@ -9,10 +9,8 @@ N images, C classes, R repeats.
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from headstart.data.sources import Sample
 from headstart.data.split import development_folds
 from headstart.errors import DataError, HeadstartError, RunFolderError, show
 from headstart.guarding import Guard, sets_json, unlike_json
+from headstart.held_out import HELD_OUT, LEARNED_FROM, held_out_csv, learned_from_json, several
 from headstart.judge.calibration import softmax
 from headstart.judge.complete import ChosenOn, Parts, complete
 from headstart.judge.complete import to_json as complete_json
@@ -39,11 +38,9 @@ from headstart.parting import compared_columns, held_out_sites, units
 from headstart.plan.folds import VERIFYING
 from headstart.plan.measure import Development
 from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
-from headstart.run import Run, count_test_use, csv_cell, csv_text, read_json
+from headstart.run import Run, count_test_use, read_json
 from headstart.settings import FitSettings, threads
 
-HELD_OUT = "held_out.csv"
-HELD_COLUMNS = ("path", "label", "group", "content")
 SCORED = "scored"
 """in the protocol of a test part that was looked at"""
 CURVE_S = 10.0
@@ -97,6 +94,7 @@ def judge(
     stored["suggestions"] = {"file": "suggestions.csv", "listed": len(found)}
     run.write_text("suggestions.csv", suggestions_csv(found))
     run.write_text(HELD_OUT, held_out_csv(prepared, guarded))
+    run.write_json(LEARNED_FROM, learned_from_json(prepared, learned, settings.refit_all))
     run.write_json("evaluation.json", stored)
     paths = [dataset.samples[i].path for i in asked.who]
     answers = asked.probabilities[0]
@@ -209,41 +207,6 @@ def doubts(
     return suggest(paths, held.labels, dataset.classes, np.stack(asked), guarded.strange)
 
 
-def held_out_csv(prepared: Prepared, guarded: Guard) -> str:
-    """held_out.csv: what `headstart evaluate` chooses thresholds on, one row per image to learn from."""
-    held, dataset, dev = guarded.held, prepared.dataset, prepared.development
-    answers = zip(held.positions, held.labels, held.groups, held.probabilities, strict=True)
-    rows = [
-        [
-            dataset.samples[prepared.split.train[position]].path,
-            dataset.classes[label],
-            group,
-            dev.hashes[position],
-            *(round(float(x), 9) for x in row),
-        ]
-        for position, label, group, row in answers
-    ]
-    return csv_text([*HELD_COLUMNS, *(f"p_{name}" for name in dataset.classes)], rows)
-
-
-def read_held_out(folder: Path, classes: Sequence[str]) -> tuple[ChosenOn, frozenset[str]] | None:
-    """The answers in held_out.csv of a run, and the contents of their images; None where there is no
-    such file, or one of other classes."""
-    file = folder / HELD_OUT
-    if not file.is_file():
-        return None
-    with file.open(newline="", encoding="utf-8") as text:
-        header, *rows = csv.reader(text)
-    if header != [*HELD_COLUMNS, *(csv_cell(f"p_{name}") for name in classes)] or not rows:
-        return None
-    column = {csv_cell(name): c for c, name in enumerate(classes)}
-    _, names, groups, contents, *p = zip(*rows, strict=True)
-    answers = np.array(p, dtype=np.float64).T
-    labels = np.array([column[name] for name in names])
-    known = ChosenOn(answers, labels, several(np.array(groups, dtype=np.int64)))
-    return known, frozenset(contents)
-
-
 def _beyond_scores(
     prepared: Prepared,
     learned: Learned,
@@ -274,11 +237,6 @@ def _beyond_scores(
         "sets": sets_json(guarded, answers, labels, asked.groups, asked.folds, classes),
         "unlike": unlike_json(guarded, features, asked.groups),
     }
-
-
-def several(groups: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """The groups [N], or None where every image is one of its own."""
-    return None if len(np.unique(groups)) == len(groups) else groups
 
 
 def _asked(

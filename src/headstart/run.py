@@ -1,7 +1,7 @@
 """The run folder: every path, the lock, the log and the manifest. Nobody else invents a path.
 
     RUN/  run.json · data.json · split.csv · plan.json · evaluation.json · predictions.csv
-          mistakes.json · suggestions.csv · held_out.csv · report.html · log.jsonl
+          mistakes.json · suggestions.csv · held_out.csv · learned_from.json · report.html · log.jsonl
           model/
 
 How a file is written, whole or not at all, is told in files.py.
