@@ -356,7 +356,7 @@ def test_resume_with_other_settings_names_them(photos: Path) -> None:
     train(photos, Path("run"))
     with pytest.raises(RunFolderError, match="--seed was 0, is 3"):
         resumed(photos, seed=3)
-    with pytest.raises(RunFolderError, match=r"--case was None, is 1; --small-below was 1000"):
+    with pytest.raises(RunFolderError, match=r"--case was not given, is 1; --small-below was 1000"):
         resumed(photos, case=1, small_below=500)
     with pytest.raises(RunFolderError, match="made by headstart fit"):
         pipeline.plan(FitSettings(data=photos, out=Path("run"), resume=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from headstart.plan.criterion import Criterion
@@ -89,6 +90,23 @@ def test_a_forced_case_trains_the_whole_network_and_ships_it(
     trained = read_json(run / "training.json")
     assert len(trained["epochs"]) == 6
     assert not (run / "training").exists() and not (run / ".tuned").exists()
+
+
+def test_images_are_made_square_for_training_as_the_best_frozen_head_saw_them(
+    demo: dict[str, Any], tmp_path: Path
+) -> None:
+    """The classes differ at the rims only, which a centre that is cut out does not hold."""
+    folder = tmp_path / "wide"
+    rng = np.random.default_rng(0)
+    for name, left in (("left", 200), ("right", 60)):
+        (folder / name).mkdir(parents=True)
+        for i in range(30):
+            pixels = rng.integers(100, 160, (64, 192, 3)).astype(np.uint8)
+            pixels[:, :40], pixels[:, -40:] = left, 260 - left
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    run = train(folder, Path("run"), case=3, budget=1.0, **demo)
+    assert read_json(run / "model" / "headstart.json")["preprocess"]["fit"] in ("squash", "pad")
+    assert read_json(run / "evaluation.json")["metrics"][0]["value"] > 0.9
 
 
 def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(

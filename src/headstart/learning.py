@@ -167,7 +167,7 @@ def _choose(
     labels, criterion = development.labels, prepared.criterion
 
     def refine(best: Candidate) -> tuple[Candidate, ...]:
-        if decided.forced is not None or not prepared.spreads:
+        if (decided.forced is not None and not decided.retrains) or not prepared.spreads:
             return ()
         counts = np.bincount(labels)
         uneven = criterion.kind == "balanced_accuracy" and counts.max() > 2 * counts.min()

@@ -262,9 +262,9 @@ def prepare(settings: FitSettings, opened: Opened, tell: bool = True) -> Prepare
 
 
 def look_again(prepared: Prepared, settings: FitSettings, run: Run) -> Prepared:
-    """Look at every image in other ways too, as far as the budget goes and nothing is forced."""
+    """Look at every image in other ways too, as far as the budget goes and no frozen case is forced."""
     graph, dataset = prepared.graph, prepared.dataset
-    if settings.case is not None or settings.cut is not None or settings.retrains:
+    if settings.case in (1, 2) or settings.cut is not None:
         return prepared
     infos = [(i, info) for i, info in enumerate(prepared.findings.infos) if info is not None]
     paths = [dataset.locate(dataset.samples[i]) for i, _ in infos]

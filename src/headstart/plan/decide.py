@@ -127,7 +127,7 @@ def decide(
     size, size_sentence = size_verdict(facts.n, facts.small_below, facts.large_above)
     prior = SIDES[size, facts.similarity]
     candidates = frozen_candidates(facts.stages)
-    if case is None and cut is None:
+    if case not in (1, 2) and cut is None:
         candidates += richer_candidates(facts.views, facts.spreads)
     candidates = tuple(replace(c, hidden=facts.hidden) for c in candidates)
     forced, allowed = _forced(candidates, facts.stages, case, cut, from_scratch)
