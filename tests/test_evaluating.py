@@ -210,11 +210,15 @@ def test_what_a_model_has_learned_from_is_what_it_was_trained_on(tmp_path: Path)
 
     infos = [SimpleNamespace(content_hash=name) for name in "abcdet"]
     prepared: Any = SimpleNamespace(
-        development=SimpleNamespace(hashes=("a", "b", "c", "d", "e")),
+        development=SimpleNamespace(
+            hashes=("a", "b", "c", "d", "e"),
+            labels=np.array([0, 0, 1, 1, 0]),
+            folds=np.array([1, 0, 1, 0, 2]),  # the first of them judges first, the others may, too
+        ),
         findings=SimpleNamespace(infos=infos),
         split=SimpleNamespace(test=[5]),
     )
-    held = SimpleNamespace(positions=np.array([1, 3]))
+    held = SimpleNamespace(positions=np.array([0, 1, 2, 3]))
 
     def told(learned: Any, refit_all: bool = False) -> list[str]:
         found: list[str] = learned_from_json(prepared, learned, refit_all)["contents"]

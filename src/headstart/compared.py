@@ -123,16 +123,13 @@ def compare_json(
     preferred, preference = prefer({one.name: values[one.name] for one in simple}, groups, wider_by)
     learn = len(dev.labels) - round(len(held) / len(folds))
     fold_words = f"{len(folds)} of {count} folds" if len(folds) > 1 else f"1 fold of {count}"
+    # The first fold takes no part in that test.
+    tested = ", and which variations suit was tested on some of them" if len(folds) > 1 else ""
     notes = [
         f"Judged on {fold_words}: {len(held):,} images, the same for every strategy, and no strategy "
         f"learned from them. Learned from {learn:,} images.",
         "Frozen strategies chose everything without those images. Trained ones chose the mixture "
-        "with their start on them, for each half of the images by the other half"
-        + (
-            "; and which variations of the images suit was tested on some of them."
-            * (len(folds) > 1)
-        )
-        + "." * (len(folds) == 1),
+        f"with their start on them, for each half of the images by the other half{tested}.",
         "The interval beside a score is for new images. The differences are stricter: they hold for "
         f"all pairs at once and are {wider_by:.2f} times as wide, since another draw of training "
         "images would have made other classifiers.",
@@ -230,14 +227,8 @@ def head_start(
     scratch = next((one for one in tried if one.strategy == "scratch"), None)
     tuned = next((one for one in tried if one.strategy == "finetune"), None)
     target = None if scratch is None else score_of(prepared, positions, scratch.logits)
-    learned_nothing = ""
-    if target is not None:
-        guessed = chance(criterion, prepared.development.labels[positions])
-        if target.value - 2 * target.se(groups) <= guessed:
-            learned_nothing = (
-                "Random weights learned nothing that can be told from guessing in this schedule: "
-                "there is no saving to be measured."
-            )
+    guessed = chance(criterion, prepared.development.labels[positions])
+    learned = target is not None and target.value - 2 * target.se(groups) > guessed
     rows = []
     for name, curve in curves.items():
         sizes, values = [n for n, _ in curve], [value for _, value in curve]
@@ -250,7 +241,12 @@ def head_start(
         if target is not None:
             needed = images_needed(sizes, values, target, groups, seed)
             row["needed"] = asdict(needed)
-            row["sentence"] = learned_nothing or _images_words(name, sizes, row["needed"])
+            row["sentence"] = (
+                _images_words(name, sizes, row["needed"])
+                if learned
+                else f"{name}: no saving can be told, for in this schedule random weights learned "
+                "nothing that can be told from guessing."
+            )
         rows.append(row)
     steps = None if scratch is None or tuned is None else _steps(criterion, tuned, scratch)
     return {

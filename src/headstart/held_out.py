@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from headstart.guarding import Guard
 from headstart.judge.complete import ChosenOn
 from headstart.learning import Learned, Prepared
+from headstart.plan.folds import verifying_folds
 from headstart.run import csv_cell, csv_text, read_json
 
 LEARNED_FROM = "learned_from.json"
@@ -64,10 +65,11 @@ def read_held_out(folder: Path, classes: Sequence[str]) -> ChosenOn | None:
 def learned_from_json(prepared: Prepared, learned: Learned, refit_all: bool) -> dict[str, Any]:
     """learned_from.json: the contents of the images that the model in this run has learned from."""
     dev = prepared.development
-    left_out = np.empty(0, np.int64)
+    left_out = -1
     if learned.held_out is not None and learned.steps is not None and not learned.steps.refit:
-        left_out = learned.held_out.positions  # the network that was verified is shipped
-    contents = [dev.hashes[i] for i in np.setdiff1d(np.arange(len(dev.hashes)), left_out)]
+        # The network that the first of the verifying folds has judged is shipped.
+        left_out = verifying_folds(dev.labels, dev.folds)[0]
+    contents = [dev.hashes[i] for i in np.flatnonzero(dev.folds != left_out)]
     if refit_all:
         infos = [prepared.findings.infos[i] for i in prepared.split.test]
         contents += [info.content_hash for info in infos if info is not None]

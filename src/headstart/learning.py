@@ -6,8 +6,9 @@ those that are held out. So everything that is chosen from the data is chosen in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +137,18 @@ def choose(
 
     Of very many images a part compares the candidates; the one it chooses is judged on all of them.
     """
-    given = (measured, decided, settings, workers)
+    rows = probe_rows(decided, measured)
+
+    def trial_on(images: Development, candidate: Candidate) -> Trial:
+        return cross_validate(prepared, images, candidate, settings.seed, workers)
+
     n = len(development.labels)
     if n <= COMPARED_ON:
-        return _choose(prepared, development, *given)
+        return _choose(prepared, development, decided, rows, trial_on)
     some = stratified(development.labels, COMPARED_ON, settings.seed)
-    found = _choose(prepared, subset(development, some, settings.seed), *given)
-    trial = cross_validate(prepared, development, found.chosen, settings.seed, workers)
+    part = subset(development, some, settings.seed)
+    found = _choose(prepared, part, decided, rows, trial_on)
+    trial = trial_on(development, found.chosen)
     row = scored(found.chosen, trial, development.groups)
     beside = f" on {len(some):,} images"
     table = (
@@ -159,10 +165,9 @@ def choose(
 def _choose(
     prepared: Prepared,
     development: Development,
-    measured: Measurement,
     decided: Plan,
-    settings: FitSettings,
-    workers: int,
+    rows: Mapping[str, Scored],
+    trial_on: Callable[[Development, Candidate], Trial],
 ) -> Verified:
     labels, criterion = development.labels, prepared.criterion
 
@@ -175,8 +180,8 @@ def _choose(
 
     return verify(
         decided,
-        probe_rows(decided, measured),
-        lambda candidate: cross_validate(prepared, development, candidate, settings.seed, workers),
+        rows,
+        partial(trial_on, development),
         labels,
         int(development.folds.max()) + 1,
         criterion,
