@@ -13,15 +13,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from foreign import foreign_images
 from known import ACCURACY, MOST, WORK, Known, answers, held_out, load, said, strength_of
-from PIL import Image
 from scipy.special import logsumexp
-from sets import find
 from sklearn.covariance import LedoitWolf
-from sklearn.datasets import load_digits
 
 from headstart.data.sources import read
 from headstart.data.split import FOLDS, assign_folds, development_folds
@@ -173,7 +170,7 @@ VARIANTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 def unlike() -> None:
     """A model of clothes looks at other things: the share of images that it flags."""
     known = load("clothing_small")
-    foreign = _foreign()
+    foreign = foreign_images(SETS)
     test = assign_folds(known.labels, known.groups, FOLDS, 3) == 0
     dev = ~test
     folds = development_folds(known.labels[dev], known.groups[dev], FOLDS, 4)
@@ -204,7 +201,7 @@ def unlike() -> None:
 
 def detectors() -> None:
     """Ways to see that an image is foreign: the share flagged of other sets, digits and noise."""
-    drawn = _foreign()
+    drawn = foreign_images(SETS)
     others = {n: load(n, 200, None if f is None else read(f)) for n, f in drawn.items() if "turned" not in n}  # fmt: skip
     print("| trained on | way | false alarms, test part | flagged, mean of the others | worst |")
     print("|---|---|---|---|---|")
@@ -283,36 +280,6 @@ WAYS: dict[str, Callable[[np.ndarray, np.ndarray], Score]] = {
     "Mahalanobis, shrunk": _mahalanobis,
     "residual of 64 axes": _residual,
 }
-
-
-def _foreign() -> dict[str, Path | None]:
-    """Folders of digits, noise and turned clothes, drawn here; None: a data set of its own."""
-    digits, rng = load_digits(), np.random.default_rng(0)
-    for i in range(300):
-        small = Image.fromarray((digits.images[i] * 15.9).astype(np.uint8))
-        _save(small, "digits, 8 px", str(digits.target[i]), i)
-        _save(small.resize((64, 64), Image.Resampling.BICUBIC), "digits, 64 px", str(digits.target[i]), i)  # fmt: skip
-    for i in range(100):
-        _save(Image.fromarray(rng.integers(0, 256, (224, 224, 3), np.uint8)), "noise", "even", i)
-        bell = np.clip(rng.normal(128, 40, (224, 224, 3)), 0, 255).astype(np.uint8)
-        _save(Image.fromarray(bell), "noise", "normal", i)
-        blots = Image.fromarray(rng.integers(0, 256, (14, 14, 3), np.uint8))
-        _save(blots.resize((224, 224), Image.Resampling.BICUBIC), "noise", "blots", i)
-    clothes = sorted(find("clothing_small", WORK).rglob("*.jpg"))[::2]
-    for i, path in enumerate(clothes):
-        with Image.open(path) as image:
-            photo = image.convert("RGB")
-        for angle in (90, 180):
-            _save(photo.rotate(angle, expand=True), f"clothes turned by {angle}", path.parent.name, i)  # fmt: skip
-    drawn = ("digits, 8 px", "digits, 64 px", "noise", "clothes turned by 90", "clothes turned by 180")  # fmt: skip
-    sets_ = [name for name in SETS if name != "clothing_small"]
-    return {name: WORK / name for name in drawn} | dict.fromkeys([*sets_, "imagenet_sample"])
-
-
-def _save(image: Image.Image, folder: str, name: str, i: int) -> None:
-    place = WORK / folder / name
-    place.mkdir(parents=True, exist_ok=True)
-    image.save(place / f"{i}.png")
 
 
 def curve() -> None:

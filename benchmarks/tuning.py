@@ -64,18 +64,20 @@ def lesions(labels: np.ndarray, found: np.ndarray, classes: list[str]) -> float:
 
 def folders(
     name: str, work: Path, first: int, draws: int, most: int, folds: int
-) -> Iterator[tuple[Path, list[str]]]:
-    """Data folders {train,test}/CLASS/*, and the classes."""
+) -> Iterator[tuple[int, Path, list[str]]]:
+    """Number of the draw or the fold, its data folder {train,test}/CLASS/*, and the classes."""
     classes = images_by_class(find(name, work))
     if not folds:
         for k in range(first, draws):
-            yield split(name, work, k, most, SHARE), list(classes)
+            yield k, split(name, work, k, most, SHARE), list(classes)
         return
     paths = np.array([path for some in classes.values() for path in some])
     labels = np.array([i for i, some in enumerate(classes.values()) for _ in some])
     cuts = StratifiedKFold(folds, shuffle=True, random_state=0).split(paths, labels)
     for k, (train, test) in enumerate(cuts):
-        yield draw(work / f"{name}-{k}", list(paths[train]), list(paths[test])), list(classes)
+        if first <= k < draws:
+            folder = draw(work / f"{name}-{k}", list(paths[train]), list(paths[test]))
+            yield k, folder, list(classes)
 
 
 def main() -> None:
@@ -83,12 +85,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sets", nargs="*", default=SETS)
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--first", type=int, default=0, help="draw to begin with")
+    parser.add_argument("--draws", type=int, help="draws (3), or folds, to stop before")
+    parser.add_argument("--first", type=int, default=0, help="draw or fold to begin with")
     parser.add_argument("--train", type=int, default=1_000)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--folds", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="folder that keeps the runs (a temporary one)")
     asked = parser.parse_args()
+    last = asked.draws or asked.folds or 3
     score, metric = (lesions, "auc") if asked.folds else (accuracy, "accuracy")
     print(
         f"| set | draw | frozen | frozen, {asked.size} px | tuned | gain | gain at one size | chosen "
@@ -96,12 +100,12 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
+        work = asked.work or Path(temporary)
         for name in asked.sets:
             gains: list[tuple[float, float]] = []
             scores = []
-            drawn = folders(name, work, asked.first, asked.draws, asked.train, asked.folds)
-            for k, (folder, classes) in enumerate(drawn, 0 if asked.folds else asked.first):
+            drawn = folders(name, work, asked.first, last, asked.train, asked.folds)
+            for k, folder, classes in drawn:
                 labels, before, chosen = family(folder, work / f"{name}-{k}-frozen", metric)
                 like = work / f"{name}-{k}-same-size"
                 _, beside, _ = family(folder, like, metric, size=asked.size)
