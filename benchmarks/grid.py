@@ -37,11 +37,11 @@ from headstart.plan.worth import worth_training
 from headstart.retraining import train_winner, verify_one
 from headstart.run import Run, read_json, write_json
 from headstart.settings import FitSettings, fit_settings, threads
+from headstart.suiting import choose_augmentations
 from headstart.train.answer import answers
 from headstart.train.recipe import epochs_for
 from headstart.training import (
     boundary_of,
-    choose_augmentations,
     kind_of,
     model_of,
     prepare_training,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,20 @@ TYPED = [
     (["fit", "photos", "--bugdet", "3"], "There is no flag --bugdet. Did you mean --budget?"),
     (["fit", "photos", "--seeed=3"], "There is no flag --seeed. Did you mean --seed?"),
     (["predikt", "x"], "No such command 'predikt'. Did you mean 'predict'?"),
-    (["fit"], "give exactly one of a data folder and --table. See headstart fit --help"),
-    (["predict", "run"], "Missing argument 'IMAGE|DIR...'"),
-    (["fit", "photos", "--case", "5"], "--case: Input should be 1, 2, 3 or 4. Received: 5."),
+    (["fit"], "Give a folder of images, or --table FILE.csv. See headstart fit --help"),
+    (["check"], "Give a folder of images, or --table FILE.csv. See headstart check --help"),
+    (["plan", "x", "--size", "9"], "--size: 32 to 1024 px. Received: 9. See headstart plan --help"),
+    (["compare", "x", "--seed", "-1"], "See headstart compare --help"),
+    (["predict", "run"], "Missing argument 'IMAGE'"),
+    (["cache", "--all"], "--all goes with --clear. See headstart cache --help"),
+    (["fit", "photos", "--case", "5"], "--case: give 1, 2, 3 or 4. Received: 5."),
     (["fit", "photos", "--case", "two"], "Invalid value for '--case'"),
     (["fit", "photos", "--seed"], "--seed"),
-    (["fit", "photos", "--seed", "-1"], "--seed: Input should be greater than or equal to 0"),
-    (["fit", "photos", "--size", "7"], "--size: Input should be greater than or equal to 32"),
-    (["fit", "photos", "--budget", "nan"], "--budget: Input should be a finite number"),
-    (["fit", "photos", "--device", "tpu"], "--device: Input should be 'auto', 'cpu' or 'cuda'"),
+    (["fit", "photos", "--seed", "-1"], "--seed: 0 to 2147483647. Received: -1."),
+    (["fit", "photos", "--size", "7"], "--size: 32 to 1024 px. Received: 7."),
+    (["fit", "photos", "--budget", "nan"], "--budget: a number of minutes from 0"),
+    (["fit", "photos", "--device", "tpu"], "--device: give auto, cpu or cuda."),
+    (["fit", "photos", "--head", "mlp"], "--head: give linear, or mlp:WIDTH such as mlp:96."),
     (["fit", "photos", "--case", "1", "--cut", "b1"], "--cut belongs to case 2 and cannot go with"),
     (["fit", "photos", "--from-scratch", "--case", "1"], "--from-scratch means case 4"),
     (["fit", "photos", "--small-below", "9", "--large-above", "3"], "--small-below must not be"),
@@ -78,6 +84,27 @@ def test_help_is_short_and_cheap(capsys: Any) -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
     assert call() == 2
     assert "Usage: headstart" in capsys.readouterr().err
+
+
+def test_usage_lines_repeat_no_sign_of_the_parser(capsys: Any) -> None:
+    for command in ("predict", "next", "explain", "report", "backbones"):
+        assert call(command, "--help") == 0
+        usage = capsys.readouterr().out.splitlines()[0]
+        assert not {"[[", "...}", "...]", "|"} & {
+            usage[i : i + n] for i in range(99) for n in (1, 2, 4)
+        }
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "evaluate"])
+def test_the_help_of_the_main_commands_ends_with_an_example(command: str, capsys: Any) -> None:
+    assert call(command, "--help") == 0
+    last = capsys.readouterr().out.rstrip().splitlines()[-1].strip()
+    assert last.startswith(f"For example:  headstart {command} ")
+
+
+def test_the_version_is_told(capsys: Any) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"headstart {version('headstart')}\n"
 
 
 # -- what is there -------------------------------------------------------------------------------
@@ -189,6 +216,44 @@ def test_default_run_folders_are_numbered(photos: Path, capsys: Any) -> None:
     for k in (1, 2):
         assert call("plan", photos) == 0
         assert f"stored:  runs/photos-{k}\n" in capsys.readouterr().out
+
+
+def test_the_next_line_of_a_plan_keeps_what_was_asked_for(photos: Path, capsys: Any) -> None:
+    assert call("plan", photos, "--group", "re:_([0-9])", "--size", "96", "--out", "run") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"next:    headstart fit {photos} --group 're:_([0-9])' --size 96"
+
+
+def test_without_out_the_newest_run_of_the_same_command_is_gone_on_with(
+    photos: Path, capsys: Any
+) -> None:
+    assert call("plan", photos) == 0
+    assert call("check", photos) == 0
+    capsys.readouterr()
+    assert call("plan", photos, "--resume") == 0
+    shown = capsys.readouterr()
+    assert "this run is finished already" in shown.err
+    assert "stored:  runs/photos-1\n" in shown.out
+    Path("runs/photos-3").mkdir()
+    assert call("fit", photos, "--resume", "--no-report") == 0  # there is none yet
+    assert read_json(Path("runs/photos-4/run.json"))["status"] == "done"
+
+
+def test_clearing_the_cache_says_how_much_it_removed(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    for name in ("features/x/a.shard", "graphs/y/model.onnx"):
+        (tmp_path / "cache" / name).parent.mkdir(parents=True)
+        (tmp_path / "cache" / name).write_bytes(bytes(1_500_000))
+    assert call("cache", "--clear") == 0
+    assert "1.5 MB removed" in capsys.readouterr().err
+    assert (tmp_path / "cache/graphs/y/model.onnx").exists()
+    assert call("cache", "--clear", "--all") == 0
+    assert "1.5 MB removed" in capsys.readouterr().err
+    assert not (tmp_path / "cache/graphs").exists()
+    assert call("cache", "--prune", "1") == 0
+    assert "0.0 MB removed" in capsys.readouterr().err
 
 
 # -- stopping ------------------------------------------------------------------------------------

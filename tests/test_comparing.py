@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import headstart
 from headstart.backbone.graph import tap_graph
+from headstart.compared import Tried, head_start, score_of
 from headstart.comparing import compare
 from headstart.errors import ArgumentError, RunFolderError, TrainingError
-from headstart.plan.decide import deepest_early_stage
+from headstart.plan.criterion import Criterion
+from headstart.plan.decide import Strategy, deepest_early_stage
 from headstart.run import read_json
 from headstart.settings import CompareSettings, compare_settings
+from headstart.ship.compare_page import images as images_chart
 from headstart.ship.compare_page import render_comparison
 from networks import export_here
-from runs import call, refused, table
+from runs import bright_or_dark, call, refused, table
 
 STRATEGIES = ["head_top", "head_cut", "finetune", "scratch", "all_stages", "partial"]
 
@@ -118,8 +127,15 @@ def test_the_table_is_complete_and_everything_was_asked_the_same_images(
 def test_a_stopped_comparison_trains_nothing_again_and_ends_alike(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart import retraining
+    from headstart import retraining, training
 
+    search = training.search_head
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.5)
+        return search(*given)
+
+    monkeypatch.setattr(training, "search_head", slow)
     data = stripes(tmp_path / "stripes", 30)
     whole = compare(settings(data, weights, "whole", augment="none", epochs=1)).folder
     real, done = retraining.train_once, []
@@ -148,6 +164,11 @@ def test_a_stopped_comparison_trains_nothing_again_and_ends_alike(
     for row, same in zip(one["rows"], other["rows"], strict=True):
         assert {**row, "seconds": 0} == {**same, "seconds": 0}
     assert one["pairs"] == other["pairs"]
+    # The head to start from was searched for before the stop, and that took its time.
+    for stored in (one, other):
+        starts = {row["strategy"]: row["start_s"] for row in stored["histories"]}
+        assert min(starts["finetune"], starts["partial"]) > 0.5
+        assert starts["scratch"] == 0
     assert (whole / "compare_answers.csv").read_text() == (
         again / "compare_answers.csv"
     ).read_text()
@@ -168,7 +189,14 @@ def test_labels_without_meaning_make_no_difference_real(tmp_path: Path, weights:
     found = headstart.compare(
         data, out="run", backbone="demo", weights=weights, epochs=1, folds=2, metric="auc"
     )
-    assert found.sentence.startswith("No difference is real")
+    assert found.sentence.startswith("No difference can be shown")
+    assert found.sentence.endswith(
+        "--folds 5 judges on all 90 images, and takes about 2.5 times as long."
+    )
+    saved = found.stored["head_start"]
+    assert saved["images_held_out"] == 36  # what is saved is judged by both folds, too
+    assert [curve["points"][-1]["n"] for curve in saved["curves"]] == [72, 72]
+    assert all(len(curve["points"]) > 2 for curve in saved["curves"])
     assert not any(pair["real"] for pair in found.stored["pairs"])
     assert set(found.rows) == set(STRATEGIES)
     assert found.stored["images"]["held_out"] == 36  # two folds of five
@@ -235,20 +263,94 @@ def test_wrong_settings_are_refused_before_anything_is_written(photos: Path, cap
     assert not Path("run").exists()
     with pytest.raises(ArgumentError, match="Unknown setting"):
         compare_settings({"data": photos, "fold": 2})
-    with pytest.raises(ArgumentError, match="exactly one of"):
+    with pytest.raises(ArgumentError, match="Give a folder of images"):
         compare_settings({"epochs": 2})
 
 
-def test_what_is_saved_is_said_with_its_interval_or_that_nothing_is() -> None:
-    from headstart.compared import _images_words
+def answered(name: Strategy, right: NDArray[np.bool_], labels: NDArray[np.int64]) -> Tried:
+    """A strategy that is right on these images."""
+    scores = np.where(right[:, None], 3.0, -3.0) * (labels[:, None] == np.arange(2))
+    epochs = ({"score": 0.6, "seconds": 1.0},)
+    return Tried(name, name, None, 32, scores, 1.0, 1.0, epochs, start_score=0.9, steps_per_epoch=1)
 
-    never = {"n": None, "low": None, "high": None, "at_most": False}
-    assert "none are saved" in _images_words("head_top", [10, 160], never)
-    first = {"n": 10.0, "low": 10.0, "high": 10.0, "at_most": True}
-    assert "at least 94% are saved" in _images_words("head_top", [10, 160], first)
-    some = {"n": 40.0, "low": 20.0, "high": None, "at_most": False}
-    words = _images_words("head_top", [10, 160], some)
-    assert "75% are saved (95 % interval of the number needed: 20 to more than 160)" in words
+
+def saved_on(groups: NDArray[np.int64], folds: int = 1) -> dict[str, Any]:
+    """What 100 images of these groups say that a head saves against random weights, .95 right."""
+    labels = np.arange(100) % 2
+    dev = SimpleNamespace(labels=labels, groups=groups, classes=("a", "b"))
+    prepared: Any = SimpleNamespace(criterion=Criterion("accuracy", "accuracy"), development=dev)
+    right = np.arange(100) >= 5
+    tried = [answered("scratch", right, labels), answered("finetune", right, labels)]
+    less = score_of(prepared, np.arange(100), answered("head_top", ~right, labels).logits)
+    full = score_of(prepared, np.arange(100), tried[0].logits)
+    curves = {"head_top": [(50, less), (100, full)]}
+    return head_start(prepared, np.arange(100), tried, curves, folds, 0)
+
+
+def test_what_is_saved_is_only_told_where_groups_can_show_it() -> None:
+    (shown,) = saved_on(np.arange(100))["curves"]
+    assert shown["needed"]["low"] is not None
+    assert all(point["se"] > 0 for point in shown["points"])
+    for alone in (np.zeros(100, np.int64), np.arange(100) // 50):
+        found = saved_on(alone)
+        (row,) = found["curves"]
+        assert "do not show what others would" in row["sentence"]
+        assert (row["needed"]["low"], row["needed"]["high"]) == (None, None)
+        assert [point["se"] for point in row["points"]] == [None, None]
+        chart = images_chart({"metric": "accuracy", "head_start": found})
+        assert chart is not None
+        around = [one for one in chart.spec["layer"] if one["mark"]["type"] == "rule"]
+        assert [one["data"]["values"] for one in around] == [[]]
+
+
+def test_one_step_is_one_and_the_first_fold_is_named() -> None:
+    assert (
+        "never get there in this schedule (1 epoch, 1 step, 1.0 s"
+        in (saved_on(np.arange(100))["steps"]["sentence"])
+    )
+    words = saved_on(np.arange(100), folds=3)["steps"]["sentence"]
+    assert words.startswith("On the first of the 3 folds: before its first step")
+
+
+def test_a_class_with_two_images_is_compared(tmp_path: Path, weights: Path) -> None:
+    """One of them judges, so what is left of the class cannot be held out from any fold."""
+    data = stripes(tmp_path / "stripes", 30)
+    for part, count in (("train", 2), ("test", 1)):
+        (data / part).mkdir()
+        bright_or_dark(data / part, {"rare": count}, seed=count)
+    for name in ("lying", "standing"):
+        (data / name).rename(data / "train" / name)
+        (data / "test" / name).mkdir()
+        for i in range(3):
+            (data / "train" / name / f"{i}.png").rename(data / "test" / name / f"{i}.png")
+    run = compare(settings(data, weights, epochs=1)).folder
+    stored = read_json(run / "compare.json")
+    assert [row["strategy"] for row in stored["rows"]] == STRATEGIES
+    rare = [row for row in table(run / "compare_answers.csv") if row["label"] == "rare"]
+    assert len(rare) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun's gloo is not built there")
+def test_started_by_torchrun_one_process_compares_and_the_other_helps(
+    tmp_path: Path, weights: Path
+) -> None:
+    data = stripes(tmp_path / "stripes", 20)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "headstart", "compare", str(data), "--epochs", "1", "--out", "run"]
+    command += ["--backbone", "demo", "--weights", str(weights)]
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("comparing on") == 1
+    stored = read_json(Path("run/compare.json"))
+    assert [row["strategy"] for row in stored["rows"]] == STRATEGIES
+    assert read_json(Path("run/run.json"))["status"] == "done"
 
 
 @pytest.mark.parametrize("width_px", [390, 1280])

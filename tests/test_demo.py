@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +74,24 @@ def test_it_runs_from_anywhere_and_twice(capsys: Any) -> None:
     assert Path("runs/demo/report.html").exists()
     assert read_json(Path("runs/demo/run.json"))["status"] == "done"
     assert [path.name for path in Path("runs").iterdir()] == ["demo"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_it_ends_with_what_to_type_also_where_the_shell_does_not_know_the_command(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if known else None)
+    here = tmp_path / "here"
+    monkeypatch.setattr(sys, "prefix", str(here / "my venv"))
+    if known:
+        assert module.how_to_go_on() == ["headstart fit my_photos"]
+        return
+    assert module.how_to_go_on() == [f"{shlex.quote(sys.executable)} -m headstart fit my_photos"]
+    (here / "my venv" / "bin").mkdir(parents=True)
+    (here / "my venv" / "bin" / "activate").touch()
+    assert module.how_to_go_on() == [". 'my venv/bin/activate'", "headstart fit my_photos"]
+    monkeypatch.chdir(tmp_path)
+    assert module.how_to_go_on()[0] == ". 'here/my venv/bin/activate'"
 
 
 def test_a_run_of_the_users_own_is_left_alone(photos: Path, capsys: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.gate import twin_classes
+from headstart.gate import alike, twin_classes
 from headstart.run import read_json
 from runs import call
 from toys import draw_photos
@@ -86,6 +86,28 @@ def test_ants_and_bees_overlap_with_the_sources_classes(
     assert overlap.get("ants") == "ant"
 
 
+def test_a_source_class_that_wins_for_several_classes_knows_none_of_them() -> None:
+    labels = np.repeat(np.arange(4), 10)
+    best = np.repeat([5, 5, 6, 7], 10)
+    best[30:36] = np.arange(6)  # the last class has no winner
+    names = list("stuvwxyz")
+    assert alike(best, labels, ["one", "two", "ants", "noise"], names) == (("ants", "y", 1.0),)
+    assert alike(best[10:], labels[10:], ["one", "two", "ants", "noise"], names) == (
+        ("two", "x", 1.0),
+        ("ants", "y", 1.0),
+    )
+
+
+def test_a_check_ends_with_what_to_do_next(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    group = "re:_([0-9])"
+    assert call("check", photos, "--group", group, "--out", tmp_path / "run") == 0
+    fit = f"headstart fit {photos} --group '{group}'"
+    assert capsys.readouterr().out.endswith(f"\nnext:    {fit}\n")
+    (photos / "red" / "red_99.jpg").write_bytes(b"no picture")
+    assert call("check", photos, "--group", group, "--out", tmp_path / "again") == 0
+    assert capsys.readouterr().out.endswith(f"\nnext:    mend what is listed above; then: {fit}\n")
+
+
 def test_a_class_of_one_image_does_not_hide_what_else_was_found(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +118,6 @@ def test_a_class_of_one_image_does_not_hide_what_else_was_found(
     assert call("check", photos, "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "lonely (1)" in said and "at least 3 are needed" in said
-    assert "broken.jpg" in said and "1 content under two classes" in said
+    assert "broken.jpg" in said and "1 picture with two labels" in said
     assert call("check", photos, "--out", tmp_path / "strict", "--strict") == 2
     assert call("fit", photos, "--out", tmp_path / "fit") == 2

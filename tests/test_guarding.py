@@ -16,7 +16,7 @@ from PIL import Image
 from headstart import guarding
 from headstart.backbone.features import open_session
 from headstart.errors import BundleError
-from headstart.judge.conformal import cross_judged_sets
+from headstart.judge.conformal import cross_judged_sets, fit_sets
 from headstart.learning import OutOfFold
 from headstart.plan.show import fit_text
 from headstart.run import read_json
@@ -175,9 +175,27 @@ def test_with_too_few_images_the_model_goes_without_and_it_is_said(
     few = train(bright_or_dark(tmp_path / "few", {"dark": 4, "light": 4}), tmp_path / "run")
     assert load(few).columns == ()
     found = evaluation(few)
-    assert "Too few images" in found["sets"]["sentence"]
-    assert "Too few images" in found["unlike"]["sentence"]
-    assert "No prediction sets: Too few" in capsys.readouterr().err
+    no_sets = "No prediction sets (column `set`): they take 9 different images, here are 8."
+    no_warning = (
+        "No warning of images unlike the training's (column `unlike`): that takes 19 different "
+        "images, here are 8."
+    )
+    assert found["sets"]["sentence"] == no_sets
+    assert found["unlike"]["sentence"] == no_warning
+    assert {no_sets, no_warning} <= set(capsys.readouterr().err.splitlines())
+
+
+def test_sets_that_can_be_made_but_not_judged_say_so() -> None:
+    """Ten images in two folds: enough for a rule, not for one of each half."""
+    p, labels = drawn(10)
+    rule = fit_sets(labels, p)
+    guarded: Any = SimpleNamespace(sets=rule, no_sets="")
+    told = guarding.sets_json(guarded, p, labels, np.arange(10), np.arange(10) % 2, "abc")
+    assert told["seen"] is None
+    assert told["sentence"] == (
+        f"{rule.sentence} How often they hold the right class is not known: that takes, beside every "
+        "fold, 9 different images, here are 5."
+    )
 
 
 def drawn(n: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -228,3 +228,60 @@ def test_testing_augmentations_is_part_of_the_predicted_time() -> None:
         for more in ({"case": 3, "augment": "flip"}, {})
     )
     assert tested - asked == pytest.approx(6 * 300 / 100.0)  # as they are, and five operations
+
+
+@pytest.mark.usefixtures("better")
+def test_a_winner_that_cannot_be_stored_leaves_the_results_of_the_model_that_is_there(
+    demo: dict[str, Any], stripes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart import pipeline
+    from headstart.errors import MachineError
+
+    monkeypatch.setattr("headstart.data.split.NESTED_BELOW", 0)
+    real, strategies = pipeline.bundle, list[str]()
+
+    def full_for_the_second(prepared: Any, learned: Any, *more: Any) -> Any:
+        strategies.append(learned.verified.chosen.strategy)
+        if len(strategies) == 2:
+            raise MachineError("No space is left on the disk")
+        return real(prepared, learned, *more)
+
+    monkeypatch.setattr(pipeline, "bundle", full_for_the_second)
+    run = train(stripes, Path("run"), **demo)
+    ready, failed, again = strategies
+    assert failed in ("partial", "finetune", "scratch") and ready == again
+    plan, evaluation = read_json(run / "plan.json"), read_json(run / "evaluation.json")
+    assert plan["strategy"] == ready
+    assert any("No space is left" in reason for reason in plan["reasons"])
+    assert "scored again" in evaluation["protocol"]  # the winner had been scored there
+    with (run / "predictions.csv").open() as file:
+        told = {row["path"]: float(row["p_lying"]) for row in csv.DictReader(file)}
+    for path, answer in zip(told, load(run).predict([stripes / p for p in told]), strict=True):
+        assert answer.probabilities[0] == pytest.approx(told[path], abs=2e-3)
+
+
+@pytest.mark.usefixtures("better")
+def test_a_test_part_that_a_stopped_run_has_scored_is_not_called_unseen(
+    demo: dict[str, Any], stripes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headstart.data.split.NESTED_BELOW", 0)
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(improving, "train_winner", stopped)
+        run = train(stripes, Path("run"), **demo)
+    assert "scored once" in read_json(run / "evaluation.json")["protocol"]
+    train(stripes, Path("run"), resume=True, **demo)
+    assert read_json(run / "plan.json")["strategy"] in ("partial", "finetune", "scratch")
+    assert "scored again" in read_json(run / "evaluation.json")["protocol"]
+
+
+def test_a_network_that_is_too_sure_loses_nothing_by_it() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 80)
+    base = rng.normal(size=(80, 3)) + 1.5 * np.eye(3)[truth]
+    groups = np.arange(80)
+    calm, loud = (improving._tempered(k * base, truth, groups).mean() for k in (1.0, 8.0))
+    assert loud == pytest.approx(calm, abs=0.01)

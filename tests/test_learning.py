@@ -145,3 +145,24 @@ def test_of_many_images_a_part_compares_heads_and_all_judge_the_chosen_one(
     assert "head, cross-validated on 30 images" in methods.values()
     assert (run / "suggestions.csv").is_file()
     assert len(list(load(run / "model").predict(sorted(data.rglob("*.png"))))) == 80
+
+
+def test_a_rare_class_of_few_bursts_does_not_end_a_job_of_many_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bright_or_dark(tmp_path / "shades", {"dark": 90, "light": 9})
+    burst = {path.name: f"burst{i // 3}" for i, path in enumerate(sorted(data.glob("light/*")))}
+    rows = [
+        (path, path.parent.name, burst[path.name] if path.parent.name == "light" else path.stem)
+        for path in sorted(data.rglob("*.png"))
+    ]
+    lines = ["path,label,burst", *(f"{path},{label},{group}" for path, label, group in rows)]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    monkeypatch.setattr("headstart.learning.COMPARED_ON", 20)
+    for seed in range(3):
+        out = tmp_path / f"run-{seed}"
+        settings = FitSettings(
+            table=tmp_path / "table.csv", group="burst", out=out, budget=0, seed=seed, report=False
+        )
+        fit(settings)
+        assert "compared on" in read_json(out / "plan.json")["switch"][0]

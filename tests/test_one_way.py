@@ -7,9 +7,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "headstart"
 ORDER = [
-    "errors", "settings", "files", "run", "parallel", "notebook",
+    "errors", "settings", "files", "naming", "run", "parallel", "notebook",
     "data", "backbone", "plan", "train", "judge", "explain", "ship", "gate",
-    "learning", "gallery", "results", "opening", "explaining", "training", "following", "retraining", "budgeting", "improving", "guarding", "held_out", "parting", "judging", "evaluating", "pairing", "proposing", "scene", "heating", "picturing", "pipeline", "compared", "comparing", "demo", "api", "__init__", "flags", "model_commands", "cli", "entry", "__main__",
+    "learning", "gallery", "results", "opening", "explaining", "training", "suiting", "following", "retraining", "budgeting", "improving", "guarding", "held_out", "parting", "judging", "evaluating", "pairing", "proposing", "scene", "heating", "picturing", "pipeline", "compared", "comparing", "demo", "api", "__init__", "flags", "model_commands", "cli", "entry", "__main__",
 ]  # fmt: skip
 
 

@@ -14,6 +14,8 @@ import pytest
 from toys import REPOSITORY, draw_photos
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+MAP = (REPOSITORY / "docs" / "map.md").read_text(encoding="utf-8")
+FILES = (REPOSITORY / "docs" / "files.md").read_text(encoding="utf-8")
 DOCS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
@@ -61,8 +63,41 @@ def test_the_commands_run_in_their_order(cwd: Path) -> None:
 
 def test_the_map_names_every_file() -> None:
     source = REPOSITORY / "src" / "headstart"
-    missing = [p.name for p in source.rglob("*.py") if p.stem[0] != "_" and p.name not in README]
+    missing = [p.name for p in source.rglob("*.py") if p.stem[0] != "_" and p.name not in MAP]
     assert missing == []
+
+
+def test_the_map_names_only_files_that_are_there() -> None:
+    there = {path.name for path in (REPOSITORY / "src" / "headstart").rglob("*") if path.is_file()}
+    assert set(re.findall(r"[\w-]+\.(?:py|html)\b", MAP)) - there == set()
+
+
+def test_the_environment_variables_are_named() -> None:
+    source = REPOSITORY / "src" / "headstart"
+    read = {
+        name
+        for path in source.rglob("*.py")
+        for name in re.findall(r"\"(HEADSTART_[A-Z_]+)\"", path.read_text(encoding="utf-8"))
+    }
+    assert read and {name for name in read if f"`{name}" not in README + FILES} == set()
+
+
+def test_every_file_of_a_run_and_every_column_is_described(cwd: Path) -> None:
+    from runs import call
+
+    assert call("fit", "my_photos", "--out", "run", "--budget", "0") == 0
+    assert call("predict", "run", "new_photos", "--out", "new.csv") == 0
+    assert call("next", "run", "new_photos", "--out", "next.csv") == 0
+    made = [path for path in Path("run").rglob("*") if path.is_file()]
+    assert {path.name for path in made if f"`{path.name}`" not in FILES} == set()
+    for table in [
+        *(path for path in made if path.suffix == ".csv"),
+        Path("new.csv"),
+        Path("next.csv"),
+    ]:
+        for column in table.read_text(encoding="utf-8").splitlines()[0].split(","):
+            name = re.sub("^p_.*", "p_<class>", column)
+            assert f"`{name}`" in FILES, f"{table}: {column}"
 
 
 def test_every_linked_file_is_there() -> None:

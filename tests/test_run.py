@@ -18,7 +18,6 @@ from headstart.files import strict
 from headstart.run import (
     Run,
     atomic_write,
-    count_test_use,
     differences,
     existing_manifest,
     latest,
@@ -254,15 +253,32 @@ def test_the_default_folder_is_the_next_free_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert next_free(Path("my photos/")) == Path("runs/my_photos-1")
-    assert latest(Path("my photos")) is None
     for name in ("my_photos-1", "my_photos-2", "my_photos-10", "my_photos-x", "other-30"):
         Path("runs", name).mkdir(parents=True)
     assert next_free(Path("my photos")) == Path("runs/my_photos-11")
-    assert latest(Path("my photos")) == Path("runs/my_photos-10")
     Path("runs/my_photos-1").rmdir()
-    assert latest(Path("my photos")) == Path("runs/my_photos-10")
+    assert next_free(Path("my photos")) == Path("runs/my_photos-11")
     Path("runs/my_photos-11").symlink_to("nowhere")
     assert next_free(Path("my photos")) == Path("runs/my_photos-12")
+
+
+def test_the_newest_run_is_that_of_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = Path("my photos")
+    assert latest(photos, "fit") is None
+    made = {2: "fit", 9: "fit", 10: "plan", 11: None, 12: "[]", 13: "no JSON", 30: "fit"}
+    for number, command in made.items():
+        folder = Path("runs", f"{'other' if number == 30 else 'my_photos'}-{number}")
+        folder.mkdir(parents=True)
+        if command is not None:
+            text = command if number in (12, 13) else json.dumps({"command": command})
+            (folder / "run.json").write_text(text)
+    assert latest(photos, "fit") == Path("runs/my_photos-9")
+    assert latest(photos, "plan") == Path("runs/my_photos-10")
+    assert latest(photos, "compare") is None
+    assert next_free(photos) == Path("runs/my_photos-14")
 
 
 @pytest.mark.parametrize(
@@ -328,15 +344,44 @@ def test_a_manifest_that_was_edited_by_hand_differs_and_does_not_crash(damage: A
     assert differences(damage, {"seed": 1}) == ["--seed was not given, is 1"]
 
 
-def test_looks_at_one_test_part_are_counted_and_a_damaged_count_begins_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
-    assert [count_test_use(["b", "a"]), count_test_use(["a", "b"]), count_test_use(["c"])] == [
-        1,
-        2,
-        1,
-    ]
-    for path in (tmp_path / "test_sets").iterdir():
-        path.write_text('{"scored": "many"}')
-    assert count_test_use(["a", "b"]) == 1
+# -- results that belong together ----------------------------------------------------------------
+
+
+def test_results_that_belong_together_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    with Run(tmp_path / "run", "fit", {}, threads=1) as run:
+        run.write_json("plan.json", {"of": "first"})
+        with pytest.raises(OSError, match="full"), run.together():
+            run.write_json("plan.json", {"of": "second"})
+            run.write_text("predictions.csv", "path")
+            raise OSError("the disk is full")
+        assert read_json(run.path("plan.json")) == {"of": "first"}
+        assert not run.path("predictions.csv").exists()
+        with run.together():
+            run.write_json("plan.json", {"of": "second"})
+            assert read_json(run.path("plan.json")) == {"of": "first"}
+            run.write_text("predictions.csv", "path")
+        assert read_json(run.path("plan.json")) == {"of": "second"}
+        assert run.path("predictions.csv").read_text() == "path"
+    assert not list(run.folder.glob(".*.tmp"))
+
+
+def test_what_a_killed_process_had_not_published_is_swept(tmp_path: Path) -> None:
+    with Run(tmp_path / "run", "fit", {}, threads=1) as run:
+        (run.folder / ".plan.json.together.tmp").write_text("half")
+    with Run(tmp_path / "run", "fit", {}, threads=1) as run:
+        assert not list(run.folder.glob(".*.tmp"))
+
+
+def test_a_test_part_that_was_scored_stays_scored_after_a_stop(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Run(tmp_path / "run", "fit", {}, threads=1) as run:
+        assert not run.looked_at_test
+        assert run.look_at_test() is False
+        raise KeyboardInterrupt
+    with Run(tmp_path / "run", "fit", {}, threads=1) as run:
+        assert run.looked_at_test and run.look_at_test() is True
+
+
+def test_a_training_goes_on_only_by_the_torch_that_began_it() -> None:
+    stored = {"settings": {}, "versions": versions() | {"torch": "0.1"}}
+    assert differences(stored, {}) == []
+    assert "torch was 0.1" in differences(stored, {}, trained=True)[0]

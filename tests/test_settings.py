@@ -12,7 +12,14 @@ from pydantic import ValidationError
 
 from headstart.errors import ArgumentError
 from headstart.run import differences, write_json
-from headstart.settings import FitSettings, cache_dir, fit_settings, quota, threads
+from headstart.settings import (
+    FitSettings,
+    cache_dir,
+    compare_settings,
+    fit_settings,
+    quota,
+    threads,
+)
 
 
 def test_the_defaults_need_the_data_folder_only() -> None:
@@ -49,7 +56,7 @@ def test_a_mistyped_setting_is_answered_with_the_nearest() -> None:
         ({"device": "gpu"}, "--device"),
         ({"data": ""}, "--data.*empty"),  # an unset variable of the shell would mean "here"
         ({"data": "  "}, "--data.*empty"),
-        ({"data": None}, "exactly one of a data folder and --table"),
+        ({"data": None}, "Give a folder of images, or --table FILE.csv. See"),
         ({"out": ""}, "--out.*empty"),
         ({"out": "a\0b"}, "--out.*zero byte"),
         ({"test": Path("a\0b")}, "--test.*zero byte"),
@@ -67,6 +74,41 @@ def test_what_cannot_be_is_refused_in_the_words_of_the_flags(
         fit_settings({"data": "photos", **values})
     assert str(refused.value).isprintable()
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"case": 5}, "--case: give 1, 2, 3 or 4. Received: 5. See headstart plan --help."),
+        ({"device": "gpu"}, "--device: give auto, cpu or cuda. Received: gpu."),
+        ({"fit_image": "cut"}, "--fit-image: give crop, pad or squash. Received: cut."),
+        ({"size": 31}, "--size: 32 to 1024 px. Received: 31."),
+        ({"size": "big"}, "--size: 32 to 1024 px. Received: big."),
+        ({"epochs": 0}, "--epochs: 1 to 100000. Received: 0."),
+        ({"budget": -1}, "--budget: a number of minutes from 0. Received: -1."),
+        ({"budget": float("inf")}, "--budget: a number of minutes from 0. Received: inf."),
+        ({"small_below": "few"}, "--small-below: a whole number from 1. Received: few."),
+        ({"head": "mlp"}, "--head: give linear, or mlp:WIDTH such as mlp:96. Received: mlp."),
+        ({"prevalence": "cat=x"}, "--prevalence: give CLASS=SHARE, where the share is a number"),
+        ({"data": 7}, "--data: give a path. Received: 7."),
+        ({"metric": 7}, "--metric: give text. Received: 7."),
+        ({"resume": "perhaps"}, "--resume: give True or False. Received: perhaps."),
+        ({"table": "t.csv"}, "Give a folder of images, or --table FILE.csv, not both. See"),
+    ],
+)
+def test_a_refusal_is_in_our_words_and_names_the_commands_own_help(
+    values: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ArgumentError) as refused:
+        fit_settings({"data": "photos", **values}, "plan")
+    assert str(refused.value).startswith(told)
+    assert str(refused.value).endswith("See headstart plan --help.")
+
+
+def test_a_comparison_names_its_own_help() -> None:
+    for values in ({"folds": 9}, {"seed": -1}, {"epochs": 0}):
+        with pytest.raises(ArgumentError, match="See headstart compare --help"):
+            compare_settings({"data": "photos", **values})
 
 
 def test_columns_to_compare_are_one_name_or_several() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from headstart import training
+from headstart.errors import RunFolderError
 from headstart.plan.criterion import Criterion
 from headstart.plan.measure import Development
 from headstart.settings import fit_settings
@@ -55,3 +56,15 @@ def test_a_head_is_chosen_once_for_all_ways_to_train(
     again = training.head_from(start, some, "without-0")
     np.testing.assert_array_equal(again.weight, first.weight)
     np.testing.assert_array_equal(again.bias, first.bias)
+
+
+def test_a_training_goes_on_with_its_threads_and_on_its_device_only(tmp_path: Path) -> None:
+    def fabric(device: str) -> Any:
+        return SimpleNamespace(
+            device=SimpleNamespace(type=device), _precision=SimpleNamespace(precision="32-true")
+        )
+
+    first = training.machine_of(fabric("cpu"), tmp_path)
+    assert training.machine_of(fabric("cpu"), tmp_path) == first
+    with pytest.raises(RunFolderError, match="another device"):
+        training.machine_of(fabric("cuda"), tmp_path)

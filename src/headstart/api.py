@@ -151,7 +151,7 @@ def make_plan(
     from headstart import pipeline
 
     values = {key: value for key, value in locals().items() if key != "pipeline"}
-    return Decided(read_json(pipeline.plan(fit_settings(values)).folder / "plan.json"))
+    return Decided(read_json(pipeline.plan(fit_settings(values, "plan")).folder / "plan.json"))
 
 
 class Decided(dict[str, Any]):

@@ -32,10 +32,10 @@ from headstart.plan.views import NOMINAL_IMAGES_PER_S, NOMINAL_MACS
 from headstart.plan.worth import Standing, Worth, worth_training
 from headstart.run import Run
 from headstart.settings import FitSettings, threads
+from headstart.suiting import LEAST_TO_TEST
 from headstart.train.augment import parse_augment
 from headstart.training import (
     CPU_PX,
-    LEAST_TO_TEST,
     boundary_of,
     kind_of,
     machine_of,

@@ -6,14 +6,14 @@ that begin with data; those that begin with a finished model or run are in `mode
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from headstart.errors import show
+from headstart.errors import ArgumentError, show
 from headstart.flags import (
     AugmentList,
     Backbone,
@@ -24,9 +24,11 @@ from headstart.flags import (
     Data,
     Device,
     Epochs,
+    EpochsCompared,
     FitImage,
     FromScratch,
     Group,
+    GroupSites,
     HeadKind,
     LargeAbove,
     Metric,
@@ -62,11 +64,27 @@ def _default(name: str) -> Any:
     return FitSettings.model_fields[name].default
 
 
-@app.command()
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"headstart {version('headstart')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _any_command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command(epilog="For example:  headstart fit my_photos --budget 20")
 def fit(
     data: Data = None,
     table: Table = None,
-    group: Group = None,
+    group: GroupSites = None,
     by: By = None,
     out: Out = None,
     test: Test = None,
@@ -125,13 +143,12 @@ def plan(
     from headstart.run import read_json
 
     values = {key: value for key, value in locals().items() if key in FitSettings.model_fields}
-    outcome = pipeline.plan(fit_settings(values))
-    what = shlex.quote(show(data)) if data else f"--table {shlex.quote(show(table))}"
+    outcome = pipeline.plan(fit_settings(values, "plan"))
     typer.echo(plan_text(read_json(outcome.folder / "plan.json")))
     if outcome.already_done:
         typer.echo("this run is finished already", err=True)
     typer.echo(f"\nstored:  {show(outcome.folder)}")
-    typer.echo(f"next:    headstart fit {what}")
+    typer.echo(f"next:    {_fit_of(outcome.folder)}")
 
 
 @app.command()
@@ -153,10 +170,13 @@ def check(
     from headstart.run import read_json
 
     values = {key: value for key, value in locals().items() if key in FitSettings.model_fields}
-    outcome = pipeline.check_data(fit_settings(values))
+    outcome = pipeline.check_data(fit_settings(values, "check"))
     stored = read_json(outcome.folder / "data.json")
+    found = pipeline.problems(stored)
     typer.echo(check_text(outcome.folder, stored))
-    if strict and pipeline.problems(stored):
+    mend = "mend what is listed above; then: " if found else ""
+    typer.echo(f"next:    {mend}{_fit_of(outcome.folder)}")
+    if strict and found:
         raise typer.Exit(2)
 
 
@@ -172,7 +192,7 @@ def compare(
     weights: Weights = None,
     size: Size = None,
     fit_image: FitImage = None,
-    epochs: Epochs = None,
+    epochs: EpochsCompared = None,
     augment: AugmentList = "auto",
     folds: Annotated[
         int,
@@ -194,8 +214,10 @@ def compare(
     typer.echo(compare_text(outcome.folder, read_json(outcome.folder / "compare.json")))
 
 
-app.command()(predict)
-app.command()(evaluate)
+app.command(epilog="For example:  headstart predict runs/my_photos-1 new_photos --out new.csv")(
+    predict
+)
+app.command(epilog="For example:  headstart evaluate runs/my_photos-1 labelled_photos")(evaluate)
 app.command("next")(next_images)
 app.command()(explain)
 app.command()(filters)
@@ -205,7 +227,7 @@ app.command()(report)
 @app.command()
 def backbones(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show the stages of this network.")
+        str | None, typer.Argument(metavar="NAME", help="Show the stages of this network.")
     ] = None,
     weights: Weights = None,
     size: Size = None,
@@ -221,7 +243,9 @@ def backbones(
 @app.command()
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all cached features.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Exported networks too.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --clear: exported networks too.")
+    ] = False,
     prune_to: Annotated[
         float | None, typer.Option("--prune", help="Shrink to this many MB.", min=0)
     ] = None,
@@ -231,10 +255,15 @@ def cache(
     from headstart.backbone import feature_cache
     from headstart.settings import cache_dir
 
-    if clear or everything:
+    if everything and not clear:
+        raise ArgumentError("--all goes with --clear", do="See headstart cache --help.")
+    before = _cached_mb()
+    if clear:
         feature_cache.clear(everything)
     if prune_to is not None:
-        typer.echo(f"{feature_cache.prune(prune_to)} files removed", err=True)
+        feature_cache.prune(prune_to)
+    if clear or prune_to is not None:
+        typer.echo(f"{before - _cached_mb():,.1f} MB removed", err=True)
     entries = feature_cache.cache_entries()
     if as_json:
         rows = [
@@ -258,19 +287,43 @@ def demo(
 ) -> None:
     """Run fit on 1,797 handwritten digits, written out as images."""
     from headstart.demo import demo as run_demo
+    from headstart.demo import how_to_go_on
 
     outcome = run_demo(out, seed)
     _print_fit(outcome.folder, already_done=False)
-    typer.echo("\nNow your own photos, one folder per class:  headstart fit my_photos")
+    typer.echo("\nNow your own photos, one folder per class:")
+    for line in how_to_go_on():
+        typer.echo(f"    {line}")
 
 
 def _print_fit(folder: Path, already_done: bool) -> None:
     """The result in a few lines on stdout."""
     from headstart.plan.show import fit_text
     from headstart.run import read_json
+    from headstart.ship.report_use import CORRECTED, fit_command
 
     if already_done:
         typer.echo("this run is finished already", err=True)
-    typer.echo(
-        fit_text(folder, read_json(folder / "plan.json"), read_json(folder / "evaluation.json"))
-    )
+    again = fit_command(read_json(folder / "run.json"), relabel=folder / CORRECTED)
+    plan, evaluation = (read_json(folder / name) for name in ("plan.json", "evaluation.json"))
+    typer.echo(fit_text(folder, plan, evaluation, again))
+
+
+def _fit_of(folder: Path) -> str:
+    """The fit that belongs to a check or a plan, with all that was asked for."""
+    from headstart.run import read_json
+    from headstart.ship.report_use import fit_command
+
+    return show(fit_command(read_json(folder / "run.json")) or "headstart fit DATA")
+
+
+def _cached_mb() -> float:
+    """Size of all that `cache` can remove."""
+    from headstart.settings import cache_dir
+
+    total = 0
+    for name in ("features", "graphs"):
+        for path in (cache_dir() / name).rglob("*"):
+            with contextlib.suppress(OSError):  # another process may remove it
+                total += path.lstat().st_size if path.is_file() else 0
+    return total / 1e6

@@ -6,7 +6,7 @@ n held-out images, C classes, J verifying folds of K.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,17 @@ from headstart.judge.calibration import fit_temperature, softmax
 from headstart.judge.driving import with_driving
 from headstart.judge.evaluate import evaluate as judge_all
 from headstart.judge.grouped import widened
+from headstart.judge.words import counted
 from headstart.learning import Prepared
-from headstart.plan.compare import compare_pairs, images_needed, prefer, reached
+from headstart.plan.compare import (
+    careful_se,
+    compare_pairs,
+    images_needed,
+    prefer,
+    reached,
+    saved_images,
+    students,
+)
 from headstart.plan.criterion import (
     Criterion,
     Value,
@@ -30,6 +39,7 @@ from headstart.plan.criterion import (
     overlap,
 )
 from headstart.plan.decide import CASE_OF, Strategy
+from headstart.plan.folds import LEAST_GROUPS
 from headstart.run import csv_text
 from headstart.ship.chart_parts import is_share
 from headstart.train.adjust import adjust
@@ -71,10 +81,6 @@ class Tried:
         """1 to 4 when it is one of the four cases to the letter."""
         return CASE_OF.get(self.strategy)
 
-    def only(self, some: NDArray[np.bool_]) -> Tried:
-        """The same, on some of the images."""
-        return replace(self, logits=self.logits[some])
-
 
 def ready(prepared: Prepared, positions: Int, logits: Float, shifted: bool) -> Float:
     """Held-out logits [n, C] as they are scored: rare classes get their say, and for the log loss all
@@ -96,7 +102,8 @@ def ready(prepared: Prepared, positions: Int, logits: Float, shifted: bool) -> F
         if len(np.unique(truth[other])) < 2:
             other = np.ones(len(truth), bool)
         if cools:
-            at = fit_temperature(logits[other], truth[other], halves(groups[other])).value
+            alike = groups[other]
+            at = fit_temperature(logits[other], truth[other], halves(alike), alike).value
             found[half == side] = logits[half == side] / at
         else:
             shift = adjust(criterion, logits[other], truth[other], groups[other]).shift
@@ -107,6 +114,11 @@ def ready(prepared: Prepared, positions: Int, logits: Float, shifted: bool) -> F
 def score_of(prepared: Prepared, positions: Int, logits: Float) -> Value:
     """The criterion of held-out logits [n, C]."""
     return evaluate(prepared.criterion, log_softmax(logits), prepared.development.labels[positions])
+
+
+def images_learned(prepared: Prepared, held: Int, folds: int) -> int:
+    """Images that a strategy learned from, on average over the verifying folds."""
+    return len(prepared.development.labels) - round(len(held) / folds)
 
 
 def compare_json(
@@ -121,7 +133,11 @@ def compare_json(
     pairs = compare_pairs(values, groups, wider_by, seed)
     simple = sorted(tried, key=lambda one: SIMPLEST.index(one.strategy))
     preferred, preference = prefer({one.name: values[one.name] for one in simple}, groups, wider_by)
-    learn = len(dev.labels) - round(len(held) / len(folds))
+    learn = images_learned(prepared, held, len(folds))
+    sentence = pairs.sentence
+    if len(folds) < count and not any(pair.real for pair in pairs.pairs):
+        times = f"about {count / len(folds):.2g} times as long"
+        sentence += f" --folds {count} judges on all {len(dev.labels):,} images, and takes {times}."
     fold_words = f"{len(folds)} of {count} folds" if len(folds) > 1 else f"1 fold of {count}"
     # The first fold takes no part in that test.
     tested = ", and which variations suit was tested on some of them" if len(folds) > 1 else ""
@@ -150,7 +166,7 @@ def compare_json(
         "pairs": [asdict(pair) for pair in pairs.pairs],
         "critical": round(pairs.critical, 4),
         "wider_by": round(wider_by, 4),
-        "sentence": pairs.sentence,
+        "sentence": sentence,
         "preferred": preferred,
         "preference": preference,
         "histories": [
@@ -215,40 +231,56 @@ def head_start(
     positions: Int,
     tried: Sequence[Tried],
     curves: Mapping[str, Sequence[tuple[int, Value]]],
+    folds: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Images, steps and seconds that pre-training saves against random weights, on one fold.
+    """Images, steps and seconds that pre-training saves against random weights.
 
     Args:
-        positions: of the fold's images; `tried` holds these only.
+        positions: of the held-out images.
         curves: scores of frozen strategies there, by the number of images learned from.
+        folds: that the images are of; steps and seconds are those of the first.
     """
     criterion, groups = prepared.criterion, prepared.development.groups[positions]
     scratch = next((one for one in tried if one.strategy == "scratch"), None)
     tuned = next((one for one in tried if one.strategy == "finetune"), None)
     target = None if scratch is None else score_of(prepared, positions, scratch.logits)
     guessed = chance(criterion, prepared.development.labels[positions])
-    learned = target is not None and target.value - 2 * target.se(groups) > guessed
+    draws = len(np.unique(groups))
+    shown = draws >= LEAST_GROUPS
+    sure = students(2.0, draws)
+    learned = target is not None and target.value - sure * careful_se(target, groups) > guessed
     rows = []
     for name, curve in curves.items():
         sizes, values = [n for n, _ in curve], [value for _, value in curve]
         row: dict[str, Any] = {
             "name": name,
             "points": [
-                {"n": n, "score": round(v.value, 6), "se": round(v.se(groups), 6)} for n, v in curve
+                {
+                    "n": n,
+                    "score": round(v.value, 6),
+                    "se": round(careful_se(v, groups), 6) if shown else None,
+                }
+                for n, v in curve
             ],
         }
         if target is not None:
             needed = images_needed(sizes, values, target, groups, seed)
             row["needed"] = asdict(needed)
-            row["sentence"] = (
-                _images_words(name, sizes, row["needed"])
-                if learned
-                else f"{name}: no saving can be told, for in this schedule random weights learned "
-                "nothing that can be told from guessing."
-            )
+            if not shown:
+                row["sentence"] = (
+                    f"{name}: no saving can be told, for held-out images of "
+                    f"{counted(draws, 'group')} do not show what others would."
+                )
+            elif not learned:
+                row["sentence"] = (
+                    f"{name}: no saving can be told, for in this schedule random weights learned "
+                    "nothing that can be told from guessing."
+                )
+            else:
+                row["sentence"] = saved_images(name, sizes, needed)
         rows.append(row)
-    steps = None if scratch is None or tuned is None else _steps(criterion, tuned, scratch)
+    steps = None if scratch is None or tuned is None else _steps(criterion, tuned, scratch, folds)
     return {
         "images_held_out": len(positions),
         "scratch_score": None if target is None else round(target.value, 6),
@@ -257,35 +289,8 @@ def head_start(
     }
 
 
-def _images_words(name: str, sizes: Sequence[int], needed: Mapping[str, Any]) -> str:
-    whole = sizes[-1]
-    if len(sizes) == 1:
-        return f"{name}: some class has too few images to learn from a part of them."
-    if needed["n"] is None:
-        words = f"{name} does not come up to training from scratch even with all {whole:,} images: none are saved"
-        return f"{words}{_range(needed, whole)}."
-    saved = 1 - needed["n"] / whole
-    if needed["at_most"]:
-        return (
-            f"{name} is level with training from scratch on all {whole:,} images, or above it, with "
-            f"{sizes[0]:,} of them already: at least {saved:.0%} are saved{_range(needed, whole)}."
-        )
-    return (
-        f"{name} reaches with about {needed['n']:,.0f} images what training from scratch reaches with "
-        f"all {whole:,}: {saved:.0%} are saved{_range(needed, whole)}."
-    )
-
-
-def _range(needed: Mapping[str, Any], whole: int) -> str:
-    low, high = needed["low"], needed["high"]
-    if low is None or (low == high and needed["at_most"]):
-        return ""
-    end = f"more than {whole:,}" if high is None else f"{high:,.0f}"
-    return f" (95 % interval of the number needed: {low:,.0f} to {end})"
-
-
-def _steps(criterion: Criterion, tuned: Tried, scratch: Tried) -> dict[str, Any] | None:
-    """When random weights come up to the score from which pre-trained ones start."""
+def _steps(criterion: Criterion, tuned: Tried, scratch: Tried, folds: int) -> dict[str, Any] | None:
+    """When random weights come up to the score from which pre-trained ones start, on the first fold."""
     target = tuned.start_score
     scores = [row["score"] for row in scratch.epochs]
     known = [score for score in scores if score is not None]
@@ -293,20 +298,21 @@ def _steps(criterion: Criterion, tuned: Tried, scratch: Tried) -> dict[str, Any]
         return None
     seconds = [row["seconds"] for row in scratch.epochs]
     found = reached(scores, seconds, scratch.steps_per_epoch, target)
+    where = f"On the first of the {folds} folds: before" if folds > 1 else "Before"
     opening = (
-        f"Before its first step the pre-trained network, under a new head, stands at "
+        f"{where} its first step the pre-trained network, under a new head, stands at "
         f"{told(target, criterion.name)} after {_time(tuned.start_s)}"
     )
     if found is None:
         steps = len(scores) * scratch.steps_per_epoch
         words = (
-            f"random weights never get there in this schedule ({_epochs(len(scores))}, {steps:,} steps, "
+            f"random weights never get there in this schedule ({counted(len(scores), 'epoch')}, {counted(steps, 'step')}, "
             f"{_time(sum(seconds))}; best {told(max(known), criterion.name)})"
         )
     else:
         words = (
-            f"random weights get there after {_epochs(found.epoch)}, {found.steps:,} steps and "
-            f"{_time(found.seconds)}"
+            f"random weights get there after {counted(found.epoch, 'epoch')}, "
+            f"{counted(found.steps, 'step')} and {_time(found.seconds)}"
         )
     return {
         "target": round(target, 6),
@@ -314,10 +320,6 @@ def _steps(criterion: Criterion, tuned: Tried, scratch: Tried) -> dict[str, Any]
         "reached": None if found is None else asdict(found),
         "sentence": f"{opening}; {words}.",
     }
-
-
-def _epochs(count: int) -> str:
-    return "1 epoch" if count == 1 else f"{count:,} epochs"
 
 
 def _time(seconds: float) -> str:

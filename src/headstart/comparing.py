@@ -26,29 +26,32 @@ from headstart.compared import (
     compare_csv,
     compare_json,
     head_start,
+    images_learned,
     ready,
     score_of,
 )
 from headstart.data.split import assign_folds
 from headstart.errors import DataError, TrainingError
+from headstart.files import read_json, write_json
 from headstart.learning import Prepared, cross_validate, read, readable, subset, train
 from headstart.opening import Outcome, open_run, say, working
 from headstart.pipeline import prepare
-from headstart.plan.criterion import Value, evaluate, log_softmax
+from headstart.plan.criterion import Value, evaluate, halves, log_softmax
 from headstart.plan.decide import Candidate, Strategy, frozen_candidates
 from headstart.plan.folds import folds_to_judge, verifying_folds
 from headstart.plan.measure import Development
 from headstart.plan.steps import Planned, Way
 from headstart.plan.verify import Trial, Verified
 from headstart.retraining import verify_one
-from headstart.run import Run, atomic_write
+from headstart.run import TRAINING, Run, atomic_write
 from headstart.settings import CompareSettings, threads
+from headstart.suiting import choose_augmentations
 from headstart.train.head import Head
 from headstart.train.mlp import MlpHead
+from headstart.train.team import leading, team
 from headstart.training import (
     Start,
     boundary_of,
-    choose_augmentations,
     head_from,
     kind_of,
     prepare_training,
@@ -67,7 +70,19 @@ TIMED = 32
 
 
 def compare(settings: CompareSettings) -> Outcome:
-    """Do every strategy and compare; writes compare.json, compare.csv, compare_answers.csv and a page."""
+    """Do every strategy and compare; writes compare.json, compare.csv, compare_answers.csv and a page.
+
+    Started by torchrun, the first process does it; the others join in when a network is trained.
+    """
+    if (here := team()) is not None and here.rank > 0:
+        from headstart.following import follow
+
+        follow(settings, here)
+    with leading():
+        return _compare(settings)
+
+
+def _compare(settings: CompareSettings) -> Outcome:
     opened = open_run(settings, "compare")
     if isinstance(opened, Outcome):
         page(opened)
@@ -88,17 +103,14 @@ def compare(settings: CompareSettings) -> Outcome:
             trained, left_out, notes = _trained(prepared, folds, held, settings, run)
         tried = sorted([*frozen, *trained], key=lambda one: one.case or 9)
         with run.step("images"):
-            curves = _curves(prepared, folds[0], held, frozen, settings)
-        first = np.isin(held, np.flatnonzero(dev.folds == folds[0]))
-        found = head_start(
-            prepared, held[first], [one.only(first) for one in tried], curves, settings.seed
-        )
+            curves = _curves(prepared, folds, held, frozen, settings)
+        found = head_start(prepared, held, tried, curves, len(folds), settings.seed)
         stored = compare_json(prepared, held, tried, folds, settings.seed)
         stored |= {"head_start": found, "left_out": left_out, "notes": [*stored["notes"], *notes]}
         run.write_json("compare.json", stored)
         run.write_text("compare.csv", compare_csv(stored))
         run.write_text("compare_answers.csv", answers_csv(prepared, held, tried))
-        shutil.rmtree(run.folder / "training", ignore_errors=True)
+        shutil.rmtree(run.folder / TRAINING, ignore_errors=True)
         run.finish("done")
     page(Outcome(run.folder))
     return Outcome(run.folder)
@@ -144,7 +156,7 @@ def _frozen_one(
     positions, logits, train_scores, seconds, cuts = [], [], [], [], []
     for fold in folds:
         learn, valid = np.flatnonzero(dev.folds != fold), np.flatnonzero(dev.folds == fold)
-        part = subset(dev, learn, settings.seed)
+        part = _rest(prepared, learn)
         began = time.perf_counter()
         trials = [cross_validate(prepared, part, c, settings.seed, threads()) for c in candidates]
         best = max(
@@ -174,6 +186,17 @@ def _frozen_one(
         train_score=float(np.mean(train_scores)),
         seconds=float(np.mean(seconds)),
     )
+
+
+def _rest(prepared: Prepared, learn: Int) -> Development:
+    """The images outside a fold in the other folds, for of a class with two images one is left, which
+    no new folds could part; of two folds in all the rest is halved, copies of one picture together."""
+    part = prepared.development.take(learn)
+    folds, groups = np.unique(part.folds, return_inverse=True)[1], part.groups
+    if folds.max() == 0:
+        groups = prepared.split.tie[learn]
+        folds = halves(groups)
+    return replace(part, folds=folds, groups=groups)
 
 
 def _head(
@@ -258,60 +281,93 @@ def _ways(start: Start, settings: CompareSettings, n: int) -> list[Way]:
 
 
 def _start_s(start: Start, learn: Int, fold: int, settings: CompareSettings) -> float:
-    """Seconds until a pre-trained network can begin to learn: a pass, and the head to start from."""
-    per_image = _pass_s(start.prepared, start.graph, settings)
-    began = time.perf_counter()
-    head_from(start, learn, f"without-{fold}")
-    return time.perf_counter() - began + per_image * len(learn)
+    """Seconds until a pre-trained network can begin to learn: a pass, and the head to start from.
+
+    Kept, for after a stop the head is only read.
+    """
+    stored = start.folder / "start-seconds.json"
+    if not stored.is_file():
+        place = f"without-{fold}"
+        for untimed in start.folder.glob(f"head-*-{place}.safetensors"):
+            untimed.unlink()  # stopped before its time was stored: the same head is made once more
+        per_image = _pass_s(start.prepared, start.graph, settings)
+        began = time.perf_counter()
+        head_from(start, learn, place)
+        seconds = time.perf_counter() - began + per_image * len(learn)
+        write_json(stored, {"seconds": seconds})
+    return float(read_json(stored)["seconds"])
 
 
 # -- fewer images --------------------------------------------------------------------------------
 
 
 def _curves(
-    prepared: Prepared, fold: int, held: Int, frozen: Sequence[Tried], settings: CompareSettings
+    prepared: Prepared,
+    folds: Sequence[int],
+    held: Int,
+    frozen: Sequence[Tried],
+    settings: CompareSettings,
 ) -> dict[str, list[tuple[int, Value]]]:
-    """Scores of frozen strategies on one fold, from nested parts of the same training part."""
-    dev = prepared.development
-    valid = np.flatnonzero(dev.folds == fold)
-    whole = int((dev.folds != fold).sum())
+    """Held-out scores of frozen strategies that learned from nested parts of the same training parts."""
+    whole = images_learned(prepared, held, len(folds))
     by_strategy = {c.strategy: c for c in frozen_candidates(prepared.graph.stage_names)}
     curves = {}
     for one in frozen:
         if one.strategy == "head_cut":
             continue
-        all_of_them = score_of(prepared, valid, one.logits[np.isin(held, valid)])
-        points = _curve(prepared, by_strategy[one.strategy], fold, settings)
-        curves[one.name] = [*points, (whole, all_of_them)]
+        points = _curve(prepared, by_strategy[one.strategy], folds, held, settings)
+        below = [(n, value) for n, value in points if n < whole]
+        curves[one.name] = [*below, (whole, score_of(prepared, held, one.logits))]
     return curves
 
 
 def _curve(
-    prepared: Prepared, candidate: Candidate, fold: int, settings: CompareSettings
+    prepared: Prepared,
+    candidate: Candidate,
+    folds: Sequence[int],
+    held: Int,
+    settings: CompareSettings,
 ) -> list[tuple[int, Value]]:
-    dev = prepared.development
-    learn, valid = np.flatnonzero(dev.folds != fold), np.flatnonzero(dev.folds == fold)
+    many = images_learned(prepared, held, len(folds)) >= MANY
     points = []
     for size in SIXTEENTHS:
         found, sizes = [], []
-        for draw in range(1 if len(learn) >= MANY else DRAWS):
-            some = learn[_sixteenths(dev, learn, settings.seed + 31 * (draw + 1)) < size]
-            if not _all_classes(dev, learn, some):
+        for draw in range(1 if many else DRAWS):
+            one = _from_part(prepared, candidate, folds, size, draw, settings.seed)
+            if one is None:
                 break
-            try:
-                part = subset(dev, some, settings.seed)
-            except DataError:  # too few groups of some class to choose a penalty with
-                break
-            trial = cross_validate(prepared, part, candidate, settings.seed, threads())
-            head = _head(prepared, candidate, trial, part, settings.seed)
-            answers = head.logits(read(prepared, candidate, dev.rows[valid])).astype(np.float64)
-            found.append(score_of(prepared, valid, ready(prepared, valid, answers, shifted=True)))
-            sizes.append(len(some))
+            n, logits = one
+            answers = ready(prepared, held, logits[held], shifted=True)
+            found.append(score_of(prepared, held, answers))
+            sizes.append(n)
         else:
             value = float(np.mean([one.value for one in found]))
             influence = np.mean([one.influence for one in found], axis=0)
             points.append((round(float(np.mean(sizes))), Value(value, influence)))
-    return [(n, value) for n, value in points if n < len(learn)]
+    return points
+
+
+def _from_part(
+    prepared: Prepared, candidate: Candidate, folds: Sequence[int], size: int, draw: int, seed: int
+) -> tuple[float, Float] | None:
+    """Images learned from, and logits [N, C] for those of the folds; None: the part is too small."""
+    dev = prepared.development
+    logits = np.zeros((len(dev.labels), len(dev.classes)))
+    sizes = []
+    for fold in folds:
+        learn, valid = np.flatnonzero(dev.folds != fold), np.flatnonzero(dev.folds == fold)
+        some = learn[_sixteenths(dev, learn, seed + 31 * (draw + 1)) < size]
+        if not _all_classes(dev, learn, some):
+            return None
+        try:
+            part = subset(dev, some, seed)
+        except DataError:  # too few groups of some class to choose a penalty with
+            return None
+        trial = cross_validate(prepared, part, candidate, seed, threads())
+        head = _head(prepared, candidate, trial, part, seed)
+        logits[valid] = head.logits(read(prepared, candidate, dev.rows[valid]))
+        sizes.append(len(some))
+    return float(np.mean(sizes)), logits
 
 
 def _sixteenths(dev: Development, learn: Int, seed: int) -> Int:

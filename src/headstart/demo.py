@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,23 @@ def demo(out: Path, seed: int = 0) -> Outcome:
     say(f"1,797 handwritten digits of 8 x 8 px, as images in {show(folder)}")
     again = make_room(out, folder)
     return fit(FitSettings(data=folder, out=out, budget=0, seed=seed, resume=again))
+
+
+def how_to_go_on() -> list[str]:
+    """What to type for photos of one's own: `make demo` leaves the command in an environment that
+    the shell does not know yet."""
+    own = "headstart fit my_photos"
+    if shutil.which("headstart") is not None:
+        return [own]
+    if os.name == "nt":
+        script, call = Path(sys.prefix, "Scripts", "activate.bat"), ""
+    else:
+        script, call = Path(sys.prefix, "bin", "activate"), ". "
+    if not script.exists():  # no environment of its own
+        return [f"{shlex.quote(sys.executable)} -m {own}"]
+    here = Path.cwd()
+    place = script.relative_to(here) if script.is_relative_to(here) else script
+    return [f"{call}{shlex.quote(show(place))}", own]
 
 
 def make_room(out: Path, digits: Path) -> bool:

@@ -31,7 +31,7 @@ from headstart.errors import (
     show,
 )
 from headstart.guarding import flagged_sentence, seen_json, sets_sentence
-from headstart.held_out import read_held_out, read_learned_from, several
+from headstart.held_out import count_test_use, read_held_out, read_learned_from, several
 from headstart.judge import readers as reading
 from headstart.judge.complete import Judgement, Parts, complete, prevalences, sides
 from headstart.judge.complete import to_json as complete_json
@@ -56,7 +56,7 @@ from headstart.opening import read_data, say, working
 from headstart.parallel import ordered_map, progress
 from headstart.parting import compared_columns
 from headstart.plan.criterion import choose_criterion
-from headstart.run import Run, count_test_use, existing_manifest, next_free, read_json
+from headstart.run import Run, existing_manifest, next_free, read_json
 from headstart.settings import FitSettings, fit_settings, threads
 from headstart.ship.predict import Model, Prediction, load, wide
 
@@ -133,7 +133,7 @@ def evaluate(
     by = (by,) if isinstance(by, str) else tuple(by)
     values: dict[str, Any] = {"data": data, "table": table, "group": group, "by": by, "out": out}
     values["prevalence"] = prevalence
-    settings = fit_settings(values)
+    settings = fit_settings(values, "evaluate")
     loaded = load(model)
     dataset = read_data(settings)
     _known_classes(dataset, loaded.classes)

@@ -17,14 +17,30 @@ Data = Annotated[
 Table = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE.csv", help="Instead of DATA: path,label, maybe group,split and others."
+        metavar="FILE.csv",
+        help="Instead of DATA: columns path,label, if you like group, split and others.",
     ),
 ]
 Group = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN|re:PATTERN",
-        help="Images of one group stay together; fit holds each of 2 to 20 groups out in turn.",
+        help="Images of one group (a patient, a plant) stay on one side of every split.",
+    ),
+]
+GroupSites = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN|re:PATTERN",
+        help="Images of one group (a patient, a plant) stay on one side of every split; of 2 to 20 "
+        "groups each is held out in turn.",
+    ),
+]
+GroupDraws = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN|re:PATTERN",
+        help="Images of one group (a patient, a plant) count as one draw in every interval.",
     ),
 ]
 By = Annotated[
@@ -36,27 +52,55 @@ By = Annotated[
     ),
 ]
 Out = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Run folder; default runs/<data>-<k>.")
+    str | None,
+    typer.Option(metavar="DIR", help="Folder for the results; default runs/<data>-<k>."),
 ]
 Test = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of test images: CLASS/*.")]
 Metric = Annotated[
     str, typer.Option(metavar="NAME", help="Drives every choice: " + ", ".join(METRICS) + ".")
 ]
 Case = Annotated[int | None, typer.Option(help="Force one of the four cases: 1 to 4.")]
-Cut = Annotated[str | None, typer.Option(help="Stage after which the network is cut.")]
+Cut = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STAGE",
+        help="Keep the stages up to this one; their names: headstart backbones NAME.",
+    ),
+]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Force random weights.")]
 Backbone = Annotated[str, typer.Option(help="Name of a timm CNN.")]
 Weights = Annotated[
     str | None, typer.Option(metavar="FILE", help="File with the backbone's weights.")
 ]
-Size = Annotated[int | None, typer.Option(help="Side of the network's input in px.")]
+Size = Annotated[int | None, typer.Option(help="Side of the network's input in px, 32 to 1024.")]
 FitImage = Annotated[
-    str | None, typer.Option(metavar="crop|pad|squash", help="Default: chosen by the data.")
+    str | None,
+    typer.Option(
+        metavar="crop|pad|squash",
+        help="How a photo becomes a square: cut, bordered or squeezed; default: chosen by the data.",
+    ),
 ]
 HeadKind = Annotated[
-    str, typer.Option("--head", metavar="linear|mlp:WIDTH", help="Layers of the new head.")
+    str,
+    typer.Option(
+        "--head",
+        metavar="linear|mlp:WIDTH",
+        help="The new head: one layer, or a hidden layer of this width before it.",
+    ),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Fixes the schedule of training.")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        help="Passes over the images when the network is trained (with --case 3, 4 or "
+        "--from-scratch); default: from the number of images."
+    ),
+]
+EpochsCompared = Annotated[
+    int | None,
+    typer.Option(
+        help="Passes over the images when a network is trained; default: from the number of images."
+    ),
+]
 AugmentList = Annotated[
     str, typer.Option(metavar="auto|none|LIST", help="E.g. flip,rotate90,colour. auto tests each.")
 ]
@@ -65,7 +109,11 @@ Budget = Annotated[
 ]
 Prevalence = Annotated[
     list[str] | None,
-    typer.Option(metavar="CLASS=SHARE", help="Share where it will be used, for PPV and NPV."),
+    typer.Option(
+        metavar="CLASS=SHARE",
+        help="How common the class is where the model will be used, e.g. melanoma=0.01; adds PPV "
+        "and NPV.",
+    ),
 ]
 Relabel = Annotated[
     str | None, typer.Option(metavar="FILE.csv", help="Corrected labels, as in suggestions.csv.")
@@ -73,10 +121,21 @@ Relabel = Annotated[
 SmallBelow = Annotated[int, typer.Option(help="Fewer training images than this are small.")]
 LargeAbove = Annotated[int, typer.Option(help="This many training images are large.")]
 RefitAll = Annotated[
-    bool, typer.Option("--refit-all", help="After scoring, ship a head that saw all images.")
+    bool,
+    typer.Option(
+        "--refit-all",
+        help="After scoring, learn again from all images, the held-out ones too; the score stays "
+        "that of before.",
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of splits and heads.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run, or print it.")]
+Seed = Annotated[int, typer.Option(help="Another number, other splits and random draws.")]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with a run that was interrupted (--out, or the newest), or print a finished one.",
+    ),
+]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Log training to RUN/tensorboard as well.")
 ]
@@ -84,5 +143,5 @@ NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.htm
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or model folder.")]
 Images = Annotated[
-    list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images and folders of images.")
+    list[Path], typer.Argument(metavar="IMAGE", help="Images, or folders of images.")
 ]

@@ -9,7 +9,7 @@ N images, K source classes.
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -73,7 +73,7 @@ class Gate:
         """One sentence per finding that a person should act on."""
         found = [shortcut.sentence for shortcut in self.shortcuts]
         if conflicts := sum(pair.conflict for pair in self.near):
-            found.append(f"{_pairs(conflicts)} the same picture under two classes.")
+            found.append(f"{_pairs(conflicts)} the same picture under two labels.")
         if leaks := sum(pair.leak for pair in self.near):
             found.append(f"{_pairs(leaks)} one picture on both sides of the given split.")
         found += [
@@ -190,16 +190,33 @@ def _overlap(
     source = source_probabilities(graph, features.stage(HEAD, some))
     if source is None or names is None:
         return ()
-    best, mine = source.argmax(1), labels[some]
+    return alike(source.argmax(1), labels[some], classes, names)
+
+
+def alike(
+    best: Int, labels: Int, classes: Sequence[str], names: Sequence[str]
+) -> tuple[tuple[str, str, float], ...]:
+    """Classes most of whose images get one source class that no other class gets most of.
+
+    One that wins for several classes knows none of them: all digits look like a worm.
+
+    Args:
+        best: source class [N] that each image looks like most. labels: its own class [N].
+        names: of the K source classes.
+
+    >>> alike(np.array([2, 2, 2, 0, 1, 1]), np.array([0, 0, 0, 0, 1, 1]), ["a", "b"], "xyz")
+    (('a', 'z', 0.75), ('b', 'y', 1.0))
+    """
     found = []
     for c, name in enumerate(classes):
-        if not (mine == c).any():
+        if not (labels == c).any():
             continue
-        winners = np.bincount(best[mine == c], minlength=len(names))
+        winners = np.bincount(best[labels == c], minlength=len(names))
         share = float(winners.max() / winners.sum())
         if share >= OVERLAP_SHARE:
-            found.append((name, names[int(winners.argmax())], share))
-    return tuple(found)
+            found.append((name, int(winners.argmax()), share))
+    wins = Counter(winner for _, winner, _ in found)
+    return tuple((name, names[k], share) for name, k, share in found if wins[k] == 1)
 
 
 def source_class_names(graph: TapGraph) -> list[str] | None:

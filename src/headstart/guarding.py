@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import ArgumentError
 from headstart.judge.conformal import (
     SetRule,
     SetsSeen,
     cross_judged_sets,
     fit_sets,
     judge_sets,
+    least_images,
     sets_to_json,
 )
 from headstart.judge.metrics import Metric
-from headstart.judge.unlike import Unlike, false_alarms, fit_unlike, held_out_strangeness
+from headstart.judge.unlike import RATE, Unlike, false_alarms, fit_unlike, held_out_strangeness
 from headstart.judge.words import percent, score
 from headstart.learning import Learned, OutOfFold, Prepared, out_of_fold, read
 from headstart.opening import say
 
+NO_WARNING = "No warning of images unlike the training's (column `unlike`)"
 COVERAGE = 0.9
 """share of images whose set is to hold the right class"""
 
@@ -51,14 +52,29 @@ def guard(prepared: Prepared, learned: Learned, seed: int) -> Guard:
     """Calibrate prediction sets, and the distance from which an image is unlike the training's."""
     held = out_of_fold(prepared, learned)
     rule, no_sets = None, ""
-    try:
+    if few := too_few(held.groups, 1 - COVERAGE):  # a model without sets is still a model
+        no_sets = f"No prediction sets (column `set`): they take {few}"
+    else:
         rule = fit_sets(held.labels, held.probabilities, COVERAGE, held.groups)
-    except ArgumentError as cause:  # a model without sets is still a model
-        no_sets = f"No prediction sets: {cause}"
     unlike, strange, no_unlike = _unlike(prepared, learned, held, seed)
     for sentence in filter(None, (no_sets, no_unlike)):
         say(sentence)
     return Guard(held, rule, unlike, no_sets, no_unlike, strange)
+
+
+def too_few(groups: NDArray[np.int64], rate: float) -> str:
+    """What is missing for a quantile that the given share lies above; empty when nothing is.
+
+    >>> too_few(np.arange(6), 0.1), too_few(np.arange(9), 0.1)
+    ('9 different images, here are 6.', '')
+    >>> too_few(np.array([0, 0, 1]), 0.1)
+    '9 different images, here are 2 (of a group, or of copies, one counts).'
+    """
+    total, needed = len(np.unique(groups)), least_images(rate)
+    if total >= needed:
+        return ""
+    counted = " (of a group, or of copies, one counts)" if total < len(groups) else ""
+    return f"{needed} different images, here {'is' if total == 1 else 'are'} {total}{counted}."
 
 
 def _unlike(
@@ -71,17 +87,16 @@ def _unlike(
         folds = np.unique(prepared.development.folds[held.positions])
         if refitted or len(folds) > 1:
             why = (
-                "No warning of images unlike the training's: the network learned from all images, "
-                "so there are none whose features tell how far a new one may lie."
+                f"{NO_WARNING}: the network learned from all images, so there are none whose features "
+                "tell how far a new one may lie."
             )
             return None, None, why
+    if few := too_few(held.groups, RATE):
+        return None, None, f"{NO_WARNING}: that takes {few}"
     rows = prepared.development.rows[held.positions]
     features = np.asarray(read(prepared, learned.verified.chosen, rows), dtype=np.float32)
     images = features, held.labels, held.groups, held.folds
-    try:
-        found = fit_unlike(*images, seed=seed)
-    except ArgumentError as cause:
-        return None, None, f"No warning of images unlike the training's: {cause}"
+    found = fit_unlike(*images, seed=seed)
     return found, held_out_strangeness(found, *images, seed=seed), ""
 
 
@@ -103,14 +118,22 @@ def sets_json(
         return {"sentence": guarded.no_sets}
     if folds is None:
         seen = judge_sets(guarded.sets, labels, probabilities, groups)
+    elif few := _too_few_beside(groups, folds):
+        sentence = (
+            f"{guarded.sets.sentence} How often they hold the right class is not known: that takes, "
+            f"beside every fold, {few}"
+        )
+        return sets_to_json(guarded.sets) | {"sentence": sentence, "seen": None}
     else:
-        try:
-            seen = cross_judged_sets(labels, probabilities, folds, groups, COVERAGE)
-        except ArgumentError as cause:
-            sentence = f"{guarded.sets.sentence} How often they hold the right class: {cause}"
-            return sets_to_json(guarded.sets) | {"sentence": sentence, "seen": None}
+        seen = cross_judged_sets(labels, probabilities, folds, groups, COVERAGE)
     stored = sets_to_json(guarded.sets)
     return stored | {"sentence": sets_sentence(seen), "seen": seen_json(seen, classes)}
+
+
+def _too_few_beside(groups: NDArray[np.int64], folds: NDArray[np.int64]) -> str:
+    """What is missing to judge every fold by the rule of the others; empty when nothing is."""
+    short = (too_few(groups[folds != k], 1 - COVERAGE) for k in np.unique(folds))
+    return next(filter(None, short), "")
 
 
 def sets_sentence(seen: SetsSeen) -> str:

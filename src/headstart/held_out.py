@@ -1,27 +1,47 @@
-"""What `headstart evaluate` must know of a run: answers to choose thresholds on, images learned from.
+"""Images that were held out: what `headstart evaluate` must know of a run, how often a test part was
+scored on this machine.
 
 n images, C classes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.errors import RunFolderError
+from headstart.files import write_json
 from headstart.guarding import Guard
 from headstart.judge.complete import ChosenOn
 from headstart.learning import Learned, Prepared
 from headstart.plan.folds import verifying_folds
 from headstart.run import csv_cell, csv_text, read_json
+from headstart.settings import cache_dir
 
 LEARNED_FROM = "learned_from.json"
 HELD_OUT = "held_out.csv"
 HELD_COLUMNS = ("path", "label", "group", "content")
+
+
+def count_test_use(hashes: Iterable[str]) -> int:
+    """How often this set of test images was scored on this machine, this time included.
+
+    A test part that is looked at again and again turns into training data; the count says so.
+    """
+    digest = hashlib.blake2b("".join(sorted(hashes)).encode(), digest_size=16).hexdigest()
+    path = cache_dir() / "test_sets" / f"{digest}.json"
+    count = 1
+    with contextlib.suppress(RunFolderError, KeyError, TypeError, ValueError):  # absent or damaged
+        count = int(read_json(path)["scored"]) + 1
+    write_json(path, {"scored": count})
+    return count
 
 
 def several(groups: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -47,8 +47,9 @@ from headstart.retraining import (
 )
 from headstart.run import Run
 from headstart.settings import FitSettings
-from headstart.train.head import cross_entropy
-from headstart.training import Start, choose_augmentations, prepare_training, training_folder
+from headstart.suiting import choose_augmentations
+from headstart.train.head import TEMPERATURES, cross_entropy
+from headstart.training import Start, prepare_training, training_folder
 
 Float = NDArray[np.float64]
 
@@ -226,12 +227,22 @@ def _eased(one: Inner, base: Float, prepared: Prepared) -> tuple[float, float]:
     """How much lower the log loss is, both at their best temperature, and its standard error."""
     dev = prepared.development
     truth, groups = dev.labels[one.positions], dev.groups[one.positions]
-    losses = []
-    for logits in (base, one.answers):
-        at = fit_temperature(logits, truth, halves(groups)).value
-        losses.append(cross_entropy(logits / at, truth))
-    lighter: Value = mean_value(prepared.criterion, losses[0] - losses[1], truth)
+    before, after = (_tempered(logits, truth, groups) for logits in (base, one.answers))
+    lighter: Value = mean_value(prepared.criterion, before - after, truth)
     return lighter.value, lighter.se(groups) * _inflation(one, prepared)
+
+
+def _tempered(logits: Float, truth: NDArray[np.int64], groups: NDArray[np.int64]) -> Float:
+    """Cross-entropy [n] of logits [n, C], each half at the temperature that suits the other half best:
+    what temperature would mend afterwards must not count, nor be mended with the image's own label."""
+    half = halves(groups)
+    losses = np.empty(len(truth))
+    for side in (0, 1):
+        mine, others = half == side, half != side
+        basis = others if others.any() else mine
+        at = min(TEMPERATURES, key=lambda t: cross_entropy(logits[basis] / t, truth[basis]).mean())
+        losses[mine] = cross_entropy(logits[mine] / at, truth[mine])
+    return losses
 
 
 # -- the result ----------------------------------------------------------------------------------
@@ -276,7 +287,7 @@ def _adopted(
         verified=verified,
         head=head,
         # As for a frozen head: what is taken off for rare classes is no lack of confidence.
-        temperature=fit_temperature(best.logits, truth, halves(groups)),
+        temperature=fit_temperature(best.logits, truth, halves(groups), groups),
         held_out=held,
     )
 

@@ -21,7 +21,14 @@ from headstart.data.sources import Sample
 from headstart.data.split import development_folds
 from headstart.errors import DataError, HeadstartError, RunFolderError, show
 from headstart.guarding import Guard, sets_json, unlike_json
-from headstart.held_out import HELD_OUT, LEARNED_FROM, held_out_csv, learned_from_json, several
+from headstart.held_out import (
+    HELD_OUT,
+    LEARNED_FROM,
+    count_test_use,
+    held_out_csv,
+    learned_from_json,
+    several,
+)
 from headstart.judge.calibration import softmax
 from headstart.judge.complete import ChosenOn, Parts, complete
 from headstart.judge.complete import to_json as complete_json
@@ -38,11 +45,9 @@ from headstart.parting import compared_columns, held_out_sites, units
 from headstart.plan.folds import VERIFYING
 from headstart.plan.measure import Development
 from headstart.plan.nested import REPEATS, NestedEstimate, nested_estimate, outer_folds
-from headstart.run import Run, count_test_use, read_json
+from headstart.run import Run, read_json
 from headstart.settings import FitSettings, threads
 
-SCORED = "scored"
-"""in the protocol of a test part that was looked at"""
 CURVE_S = 10.0
 """nominal seconds that the learning curve may cost"""
 
@@ -253,27 +258,28 @@ def _asked(
         with contextlib.suppress(HeadstartError):  # an unwritable cache costs only the count
             times = count_test_use([info.content_hash for info in infos if info is not None])
             run.note("test_set_scored", times)
-        before = run.folder / "evaluation.json"  # of this run, before it was stopped and resumed
-        again = before.is_file() and SCORED in read_json(before)["protocol"]
-        how_often = "again" if again else "once"
-        protocol = (
-            f"{parts.protocol}; {SCORED} {how_often} in this run, after every choice was made"
-        )
+        how_often = "again" if run.look_at_test() else "once"
+        protocol = f"{parts.protocol}; scored {how_often} in this run, after every choice was made"
         answers = answer(prepared, learned, prepared.test_rows)[None]
         return Answered(parts.test, parts.test_group, answers, protocol, None)
     if len(parts.test):
+        looked = (
+            "was scored before this run was stopped" if run.looked_at_test else "is still unseen"
+        )
         protocol = (
             "cross-validation of the frozen candidate on the images to learn from, selection not "
-            "nested; the test part has not been looked at yet"
+            f"nested; the test part {looked}"
         )
         return _of_held_out(prepared, guarded, protocol)
     if learned.held_out is not None:
         share = len(learned.held_out.positions) / len(parts.train)
         again = learned.steps is None or learned.steps.refit
+        judged_on = np.unique(prepared.development.folds[learned.held_out.positions])
+        others = "the others" if len(judged_on) == 1 else "all but one of the folds that judge it"
         protocol = (
             f"{VERIFYING}: {share:.0%} of the images were held out while the network was trained; "
             "selection not nested, so by the luck of the choice a little too good; the model itself "
-            f"learned from {'all images' if again else 'the others'}"
+            f"learned from {'all images' if again else others}"
         )
         return _of_held_out(prepared, guarded, protocol)
     nested, within = estimate(prepared, settings)

@@ -95,7 +95,9 @@ def learn(
     measured, decided = decide_case(prepared, development, settings, workers)
     verified = choose(prepared, development, measured, decided, settings, workers)
     head = train(prepared, verified, development.rows, development.labels, settings.seed)
-    temperature = fit_temperature(verified.trial.logits, development.labels, development.folds)
+    temperature = fit_temperature(
+        verified.trial.logits, development.labels, development.folds, development.groups
+    )
     return Learned(measured, decided, verified, head, temperature)
 
 
@@ -145,8 +147,10 @@ def choose(
     n = len(development.labels)
     if n <= COMPARED_ON:
         return _choose(prepared, development, decided, rows, trial_on)
-    some = stratified(development.labels, COMPARED_ON, settings.seed)
-    part = subset(development, some, settings.seed)
+    # Of every class in every fold: a rare one of few groups would else lie in a single fold.
+    cells = development.labels * (int(development.folds.max()) + 1) + development.folds
+    some = stratified(cells, COMPARED_ON, settings.seed, least=1)
+    part = development.take(some)
     found = _choose(prepared, part, decided, rows, trial_on)
     trial = trial_on(development, found.chosen)
     row = scored(found.chosen, trial, development.groups)

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from headstart.errors import show
-from headstart.flags import By, Data, Group, Images, Model, Out, Prevalence, Size, Table, Weights
+from headstart.flags import (
+    By,
+    Data,
+    GroupDraws,
+    Images,
+    Model,
+    Out,
+    Prevalence,
+    Size,
+    Table,
+    Weights,
+)
 
 
 def predict(
@@ -41,11 +52,15 @@ def evaluate(
     model: Model,
     data: Data = None,
     table: Table = None,
-    group: Group = None,
+    group: GroupDraws = None,
     out: Out = None,
     by: By = None,
     readers: Annotated[
-        str | None, typer.Option(metavar="FILE.csv", help="What people said of these images.")
+        str | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="What people said of these images: reader,path,answer, or their rates.",
+        ),
     ] = None,
     prevalence: Prevalence = None,
     together: Annotated[
@@ -133,7 +148,7 @@ def filters(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     other: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A second one: both side by side.")
+        Path | None, typer.Argument(metavar="RUN", help="A second one: both side by side.")
     ] = None,
     out: Annotated[
         Path | None,

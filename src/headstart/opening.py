@@ -30,7 +30,7 @@ from headstart.judge.relabel import relabel
 from headstart.judge.words import counted
 from headstart.plan.criterion import choose_criterion
 from headstart.plan.decide import Facts, decide
-from headstart.run import Run, differences, existing_manifest, latest, next_free
+from headstart.run import TRAINING, Run, differences, existing_manifest, latest, next_free
 from headstart.settings import FitSettings, threads
 from headstart.train.augment import parse_augment
 
@@ -64,7 +64,7 @@ def open_run(settings: FitSettings, command: str) -> Opened | Outcome:
     Raises:
         RunFolderError: the folder exists without --resume, or belongs to another job.
     """
-    given = settings.out or (latest(settings.source) if settings.resume else None)
+    given = settings.out or (latest(settings.source, command) if settings.resume else None)
     folder = given or next_free(settings.source)
     stored = existing_manifest(folder)
     if stored is not None and not settings.resume:
@@ -150,7 +150,7 @@ def must_agree(stored: dict[str, Any], matter: dict[str, Any], folder: Path) -> 
         for key, value in matter.items()
         if key not in ("data", "table", "test", "listing")
     }
-    if changed := differences(stored, same):
+    if changed := differences(stored, same, (folder / TRAINING).is_dir()):
         raise RunFolderError(
             f"This run was made with other settings: {'; '.join(changed)}",
             where=folder,

@@ -122,7 +122,7 @@ def held_out_sites(
         )
     by_itself: tuple[str, ...] = ()
     if tested and first:
-        protocol += "; the test part has not been looked at yet"
+        protocol += "; the test part is not looked at"
     elif tested:
         pieces.append(asked)
         by_itself = tuple({str(prepared.dataset.samples[i].group) for i in parts.test})

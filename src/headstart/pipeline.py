@@ -49,7 +49,7 @@ from headstart.plan.decide import OWN
 from headstart.plan.evidence import resolution, source_evidence, source_probabilities
 from headstart.plan.measure import Development, stratified
 from headstart.plan.views import choose_views
-from headstart.run import Run, atomic_write
+from headstart.run import TRAINING, Run, atomic_write
 from headstart.settings import FitSettings, threads
 from headstart.ship.bundle import describe, write_bundle
 from headstart.ship.model_card import model_card
@@ -129,7 +129,7 @@ def _fit(settings: FitSettings) -> Outcome:
         if settings.report:
             picture(prepared, learned, settings, run)
         if status == "done":
-            for needless in (".tuned", "training"):  # now that its network is in the bundle
+            for needless in (".tuned", TRAINING):  # now that its network is in the bundle
                 shutil.rmtree(run.folder / needless, ignore_errors=True)
         run.finish(status, None if status == "done" else "stopped by the user; a model is ready")
     if settings.report:
@@ -140,32 +140,31 @@ def _fit(settings: FitSettings) -> Outcome:
 def anytime(
     prepared: Prepared, frozen: Learned, behind: Background, settings: FitSettings, run: Run
 ) -> tuple[str, Prepared, Learned]:
-    """Ship the frozen result first; what is left of the budget looks for something better.
-
-    Returns:
-        the status of the run, "stopped" when the user has had enough, and what is shipped.
-    """
+    """Ship the frozen result first; what is left of the budget looks for something better. Returns
+    the status of the run, "stopped" when the user has had enough, and what is shipped."""
     from headstart.improving import improve
 
     evaluation = ship(prepared, frozen, behind, settings, run, first=True)
     say(f"a model is ready: {headline(evaluation)}")
-    seen, learned, status = prepared, frozen, "done"
+    learned, status = frozen, "done"
     try:
         with run.step("improve"):
             seen, learned = improve(prepared, frozen, behind, settings, run)
+        if learned.verified.chosen != frozen.verified.chosen:
+            ship(seen, learned, behind, settings, run)
+            return status, seen, learned
     except (KeyboardInterrupt, SystemExit):
         say("stopped: the model that is ready is kept; --resume goes on with the training")
-        status = "stopped"
+        learned, status = frozen, "stopped"
     except HeadstartError as error:  # a full disk, say, must not take the model that is ready
-        said = f"{error} The model that is ready is kept."
-        say(said)
-        learned = replace(frozen, plan=replace(frozen.plan, reasons=(*frozen.plan.reasons, said)))
-    tuned = learned.verified.chosen != frozen.verified.chosen
-    if tuned or len(prepared.split.test):
-        ship(seen, learned, behind, settings, run)
+        reasons = (*frozen.plan.reasons, f"{error} The model that is ready is kept.")
+        say(reasons[-1])
+        learned = replace(frozen, plan=replace(frozen.plan, reasons=reasons))
+    if len(prepared.split.test):
+        ship(prepared, learned, behind, settings, run)
     else:  # every image was held out in turn already
-        write_plan(seen, learned, behind, settings, run)
-    return status, seen, learned
+        write_plan(prepared, learned, behind, settings, run)
+    return status, prepared, learned
 
 
 def ship(
@@ -176,22 +175,23 @@ def ship(
     run: Run,
     first: bool = False,
 ) -> Evaluation:
-    """Evaluate, and write everything that was found out, and the model.
+    """Evaluate, and write everything that was found out, and the model: all of it or nothing.
 
     Args:
         first: something better may follow, so the test part is not touched yet.
     """
-    write_plan(prepared, learned, behind, settings, run, tell=not first)
-    with run.step("guard"):
-        guarded = guard(prepared, learned, settings.seed)
-    with run.step("evaluate"):
-        evaluation = judge(prepared, learned, guarded, settings, run, first)
-    head = learned.head
-    if settings.refit_all and len(prepared.split.test):
-        with run.step("refit"):
-            head = refit(prepared, learned, settings.seed)
-    with run.step("bundle"):
-        bundle(prepared, learned, head, evaluation, guarded, run)
+    with run.together():
+        write_plan(prepared, learned, behind, settings, run, tell=not first)
+        with run.step("guard"):
+            guarded = guard(prepared, learned, settings.seed)
+        with run.step("evaluate"):
+            evaluation = judge(prepared, learned, guarded, settings, run, first)
+        head = learned.head
+        if settings.refit_all and len(prepared.split.test):
+            with run.step("refit"):
+                head = refit(prepared, learned, settings.seed)
+        with run.step("bundle"):
+            bundle(prepared, learned, head, evaluation, guarded, run)
     return evaluation
 
 
@@ -322,7 +322,7 @@ def background(prepared: Prepared, criterion: Criterion, settings: FitSettings) 
         resolution=resolution(np.stack([pixels for pixels, _ in seen])),
         evidence=None
         if source is None
-        else source_evidence(source, dev.labels[some], dev.folds[some], classes),
+        else source_evidence(source, dev.labels[some], dev.folds[some], classes, dev.groups[some]),
         baselines=known,
     )
 

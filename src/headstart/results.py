@@ -89,8 +89,8 @@ def _notes(dataset: Dataset, findings: check.Findings, parts: split.Split) -> li
         )
     if conflicts := len(findings.label_conflicts):
         notes.append(
-            f"{counted(conflicts, 'image')} under more than one class (label_conflicts in "
-            "data.json): at most one of the labels can be right."
+            f"{counted(conflicts, 'picture')} with more than one label (label_conflicts in "
+            "data.json): at most one of them can be right."
         )
     if 0 < len(parts.test) < FEW_TESTED:
         notes.append(
@@ -108,7 +108,7 @@ def data_sentences(
     text += (
         f"{len(parts.test):,} to test ({parts.protocol})"
         if len(parts.test)
-        else f"{'no' if len(parts.sites) == 2 else 'too few for a'} test part: {parts.protocol} instead"
+        else f"{'none' if len(parts.sites) == 2 else 'too few'} for a test part"
     )
     if findings.refused:
         text += f"; {counted(len(findings.refused), 'file')} unreadable (listed in data.json)"
@@ -217,13 +217,7 @@ def with_background(plan: dict[str, Any], behind: Background) -> dict[str, Any]:
         {"name": b.name, "score": b.probe.score, "se": b.probe.se, "seconds": b.probe.seconds}
         for b in behind.baselines
     ]
-    strongest = max(behind.baselines, key=lambda b: b.probe.score)
-    metric = plan["metric"]
-    text = f"Without any network, {strongest.name} reach {as_text(strongest.probe.score, metric)}"
-    if strongest.probe.score + strongest.probe.se >= best:
-        text += f", the best candidate {as_text(best, metric)}: pre-training adds nothing here."
-    else:
-        text += f"; the best candidate reaches {as_text(best, metric)}."
+    text = _gain_sentence(behind, best, plan["metric"])
     sentences = [detail.sentence, *([] if known is None else [known.sentence]), text]
     sentences += [] if twin is None else [twin.sentence]
     return plan | {
@@ -243,6 +237,23 @@ def with_background(plan: dict[str, Any], behind: Background) -> dict[str, Any]:
         if known is None
         else {"explained": known.explained, "se": known.se, "top_source": list(known.top_source)},
     }
+
+
+def _gain_sentence(behind: Background, best: float, metric: str) -> str:
+    """What the best candidate has over the best baseline, as far as that can be told."""
+    strongest = max(behind.baselines, key=lambda b: b.probe.score)
+    score, se = strongest.probe.score, strongest.probe.se
+    text = f"Without any network, {strongest.name} reach {as_text(score, metric)}"
+    if score >= best:
+        return (
+            f"{text}, the best candidate {as_text(best, metric)}: pre-training adds nothing here."
+        )
+    if score + se >= best:
+        return (
+            f"{text}, the best candidate {as_text(best, metric)}: too close to tell any gain from "
+            "pre-training."
+        )
+    return f"{text}; the best candidate reaches {as_text(best, metric)}."
 
 
 def with_steps(plan: dict[str, Any], steps: Steps | None) -> dict[str, Any]:

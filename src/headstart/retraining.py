@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from headstart.train.finetune import Tuned
 
 TUNED = "tuned"
+LEARNED = "learned"
+"""name, in a stored fold, of the answers for images that were learned from"""
 SEEN_AGAIN = 320
 """images of the training part that tell its score"""
 Float = NDArray[np.float64]
@@ -59,7 +61,8 @@ class OnFold:
 
     positions: NDArray[np.int64]  # [n] among the development images
     trials: Mapping[Mixture, NDArray[np.float32]]  # [n, C] logits of every mixture with the start
-    train_score: float
+    learned: NDArray[np.float32]  # [m, C] of some images that it learned from
+    truth: NDArray[np.int64]  # [m] their labels
     start_score: float | None
     seconds: float
     epochs: tuple[dict[str, Any], ...]
@@ -170,7 +173,7 @@ def verify_one(planned: Planned, start: Start, keep: bool = False) -> Inner:
         positions=positions,
         logits=logits,
         adjusted=adjusted,
-        train_score=float(np.mean([one.train_score for one in found])),
+        train_score=float(np.mean([_relearned(one, adjusted, criterion) for one in found])),
         seconds=sum(one.seconds for one in found),
         start_score=found[0].start_score,
         epochs=found[0].epochs,
@@ -213,15 +216,17 @@ def _on_fold(way: Way, start: Start, fold: int, keep: bool) -> OnFold:
 
     stored = start.folder / f"{way.name}-{fold}.json"
     tensors = stored.with_suffix(".safetensors")
-    dev, criterion = start.prepared.development, start.prepared.criterion
+    dev = start.prepared.development
     learn, valid = start.apart(fold)
+    some = learn[stratified(dev.labels[learn], SEEN_AGAIN, start.settings.seed)]
     if stored.is_file():
-        facts = read_json(stored)
-        trials = {_mixture(key): value for key, value in load_file(tensors).items()}
+        facts, arrays = read_json(stored), load_file(tensors)
+        learned = arrays.pop(LEARNED)
         return OnFold(
             valid,
-            trials,
-            facts["train_score"],
+            {_mixture(key): value for key, value in arrays.items()},
+            learned,
+            dev.labels[some],
             facts["start_score"],
             facts["seconds"],
             tuple(facts["epochs"]),
@@ -230,20 +235,18 @@ def _on_fold(way: Way, start: Start, fold: int, keep: bool) -> OnFold:
     say(f"{way.name}: {counted} (fold {fold + 1} of {len(start.folds)})")
     place = f"without-{fold}"
     model, tuned = train_once(start, way, head_from(start, learn, place), learn, valid, place)
-    some = learn[stratified(dev.labels[learn], SEEN_AGAIN, start.settings.seed)]
-    again = log_softmax(answers(model, whole(start, some)).astype(np.float64))
     found = OnFold(
         valid,
         tuned.trials,
-        evaluate(criterion, again, dev.labels[some]).value,
+        answers(model, whole(start, some)),
+        dev.labels[some],
         tuned.start_score,
         tuned.seconds,
         tuple(asdict(row) for row in tuned.history),
     )
     named = {f"{end} {alpha}": np.ascontiguousarray(v) for (end, alpha), v in tuned.trials.items()}
-    atomic_write(tensors, save(named))
+    atomic_write(tensors, save(named | {LEARNED: np.ascontiguousarray(found.learned)}))
     facts = {
-        "train_score": found.train_score,
         "start_score": found.start_score,
         "seconds": found.seconds,
         "epochs": list(found.epochs),
@@ -251,6 +254,11 @@ def _on_fold(way: Way, start: Start, fold: int, keep: bool) -> OnFold:
     write_json(stored, facts)
     forget(start, way, place, checkpoints=not keep)
     return found
+
+
+def _relearned(one: OnFold, adjusted: Adjustment, criterion: Criterion) -> float:
+    """The score on what was learned, as that on what was not: what is taken off for rare classes is off."""
+    return evaluate(criterion, log_softmax(one.learned - adjusted.shift), one.truth).value
 
 
 def _mixture(text: str) -> Mixture:
@@ -263,12 +271,13 @@ def _mixture(text: str) -> Mixture:
 
 
 def train_winner(best: Inner, start: Start, refit: bool) -> Tuned:
-    """The same recipe on all development images, mixed with the start as the folds have chosen; or,
-    without a refit, the network that was verified."""
+    """The same recipe on all development images; or, without a refit, the network that was verified on
+    the first fold. Either is mixed with the start as all verifying folds have chosen."""
     if not refit:
         learn, valid = start.apart(start.folds[0])
         place = f"without-{start.folds[0]}"
-        return train_once(start, best.way, head_from(start, learn, place), learn, valid, place)[1]
+        head = head_from(start, learn, place)
+        return train_once(start, best.way, head, learn, valid, place, best.mixture)[1]
     everything = np.arange(len(start.prepared.development.labels))
     say(f"{best.way.name}: once more, from all {len(everything):,} images")
     head = head_from(start, everything, "all")

@@ -4,21 +4,19 @@
           mistakes.json · suggestions.csv · held_out.csv · learned_from.json · report.html · log.jsonl
           model/
 
-How a file is written, whole or not at all, is told in files.py.
+How a file is written, whole or not at all, is told in files.py; what a folder is called, in naming.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import platform
-import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,11 +33,11 @@ from headstart.files import (
     temporary,
     write_json,
 )
+from headstart.naming import latest, next_free
 
 __all__ = [
     "Run",
     "atomic_write",
-    "count_test_use",
     "csv_cell",
     "csv_text",
     "differences",
@@ -55,31 +53,13 @@ __all__ = [
 ]
 RESULTS = ("run.json", "data.json", "split.csv", "plan.json", "evaluation.json")
 VERSIONS_THAT_MATTER = ("headstart", "onnxruntime", "scikit-learn", "numpy", "pillow")
+VERSIONS_THAT_TRAIN = ("torch", "timm")
+LOOKED = "test_part_scored"
+TRAINING = "training"
+"""folder of what is needed to go on with the training of a network"""
 
 
 # -- the run -------------------------------------------------------------------------------------
-
-
-def next_free(data: Path, base: Path = Path("runs")) -> Path:
-    """The default run folder: runs/<data>-<k>, where k is one more than the largest there is."""
-    stem, largest = _taken(data, base)
-    return base / f"{stem}-{largest + 1}"
-
-
-def latest(data: Path, base: Path = Path("runs")) -> Path | None:
-    """The newest default run folder of this data set, for --resume without --out."""
-    stem, largest = _taken(data, base)
-    return base / f"{stem}-{largest}" if largest else None
-
-
-def _taken(data: Path, base: Path) -> tuple[str, int]:
-    """The name of a data set's runs, and the largest number among them (0: there is none)."""
-    name = Path(os.path.abspath(data)).name  # noqa: PTH100 - as typed; resolve() fails on link loops
-    stem = re.sub(r"[^\w.-]+", "_", name)[:48].strip("._-") or "data"
-    with told("Could not read the folder of runs", base):
-        names = os.listdir(base) if os.path.lexists(base) else []  # noqa: PTH208 - names are enough
-    numbers = [re.fullmatch(re.escape(stem) + r"-([0-9]{1,9})", name) for name in names]
-    return stem, max((int(number[1]) for number in numbers if number), default=0)
 
 
 class Run:
@@ -106,6 +86,8 @@ class Run:
             "error": None,
         }
         self._lock: int | None = None
+        self._staged: dict[Path, Path] | None = None
+        """where a result lies until all are written, and where it goes; None: nothing is staged"""
 
     @property
     def elapsed_s(self) -> float:
@@ -126,6 +108,10 @@ class Run:
         self._lock = _lock(self.folder / ".lock")
         try:
             self._mend()
+            if (before := existing_manifest(self.folder)) is not None and before.get(
+                LOOKED
+            ) is True:
+                self.note(LOOKED, True)  # what was seen once is not unseen
             self._save()
         except BaseException:
             self._unlock()
@@ -174,11 +160,48 @@ class Run:
 
     def write_json(self, name: str, value: object) -> None:
         """Write one JSON result."""
-        write_json(self.path(name), value)
+        write_json(self._place(name), value)
 
     def write_text(self, name: str, text: str) -> None:
         """Write one text result."""
-        atomic_write(self.path(name), text)
+        atomic_write(self._place(name), text)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Results that belong together appear when the last of them is written; after an error none
+        does, and what was there before stays as it was."""
+        staged: dict[Path, Path] = {}
+        self._staged = staged
+        try:
+            yield
+            with told("Could not put the results in their places", self.folder):
+                for place, goal in staged.items():
+                    place.replace(goal)
+        finally:
+            self._staged = None
+            for place in staged:
+                with contextlib.suppress(OSError):
+                    place.unlink(missing_ok=True)
+
+    def _place(self, name: str) -> Path:
+        if self._staged is None:
+            return self.path(name)
+        place = self.folder / f".{name}.together.tmp"
+        self._staged[place] = self.path(name)
+        return place
+
+    def look_at_test(self) -> bool:
+        """Record, before it happens, that the test part is scored; True when it was before in this run,
+        also by a process that was stopped."""
+        again = self.looked_at_test
+        self.note(LOOKED, True)
+        self._save()
+        return again
+
+    @property
+    def looked_at_test(self) -> bool:
+        """Whether the test part of this run has been scored."""
+        return self._manifest.get(LOOKED) is True
 
     def log(self, event: str, **facts: object) -> None:
         """Append one event to log.jsonl: one line, whatever the strings hold."""
@@ -276,8 +299,14 @@ def existing_manifest(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / "run.json")
 
 
-def differences(manifest: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """What a stored run disagrees with: settings that matter and versions, one phrase each."""
+def differences(
+    manifest: dict[str, Any], settings: dict[str, Any], trained: bool = False
+) -> list[str]:
+    """What a stored run disagrees with: settings that matter and versions, one phrase each.
+
+    Args:
+        trained: a network is being trained there: it goes on as it began only by the same torch.
+    """
     stored, old_versions = (
         found if isinstance(found := manifest.get(key), dict) else {}
         for key in ("settings", "versions")
@@ -288,10 +317,11 @@ def differences(manifest: dict[str, Any], settings: dict[str, Any]) -> list[str]
         if stored.get(key) != value
     ]
     now = versions()
+    matter = (*VERSIONS_THAT_MATTER, *(VERSIONS_THAT_TRAIN if trained else ()))
     found += [
         f"{name} was {show(old)}, is {now.get(name)}"
         for name, old in old_versions.items()
-        if name in VERSIONS_THAT_MATTER and now.get(name) != old
+        if name in matter and now.get(name) != old
     ]
     return found
 
@@ -307,7 +337,7 @@ def _given(value: object) -> str:
 def versions() -> dict[str, str]:
     """Versions of what decides a result, without importing any of it."""
     found = {"python": platform.python_version()}
-    for package in (*VERSIONS_THAT_MATTER, "torch", "timm"):
+    for package in (*VERSIONS_THAT_MATTER, *VERSIONS_THAT_TRAIN):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
@@ -326,22 +356,3 @@ def peak_rss_mb() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1_048_576 if sys.platform == "darwin" else 1024), 1)
-
-
-# -- what outlives a run -------------------------------------------------------------------------
-
-
-def count_test_use(hashes: Iterable[str]) -> int:
-    """How often this set of test images was scored on this machine, this time included.
-
-    A test part that is looked at again and again turns into training data; the count says so.
-    """
-    from headstart.settings import cache_dir
-
-    digest = hashlib.blake2b("".join(sorted(hashes)).encode(), digest_size=16).hexdigest()
-    path = cache_dir() / "test_sets" / f"{digest}.json"
-    count = 1
-    with contextlib.suppress(RunFolderError, KeyError, TypeError, ValueError):  # absent or damaged
-        count = int(read_json(path)["scored"]) + 1
-    write_json(path, {"scored": count})
-    return count

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -133,7 +133,8 @@ class FitSettings(BaseModel):
     @model_validator(mode="after")
     def _no_contradictions(self) -> FitSettings:
         if (self.data is None) == (self.table is None):
-            raise ValueError("give exactly one of a data folder and --table")
+            both = ", not both" if self.data is not None else ""
+            raise ValueError(f"Give a folder of images, or --table FILE.csv{both}")
         if self.table is not None and self.test is not None:
             raise ValueError("--test goes with a folder; in a table use the column `split`")
         if self.table is None and self.group is not None and not self.group.startswith("re:"):
@@ -195,8 +196,11 @@ class FitSettings(BaseModel):
         return self.model_dump(mode="json", exclude={"out", "resume", "report", "tensorboard"})
 
 
-def fit_settings(values: Mapping[str, Any]) -> FitSettings:
+def fit_settings(values: Mapping[str, Any], command: str = "fit") -> FitSettings:
     """Build FitSettings from plain values.
+
+    Args:
+        command: whose help an error names.
 
     Raises:
         ArgumentError: an unknown key (the nearest one is offered), a wrong type, a contradiction.
@@ -207,19 +211,12 @@ def fit_settings(values: Mapping[str, Any]) -> FitSettings:
         raise ArgumentError(
             "Unknown setting",
             received=unknown[0],
-            do=f"Did you mean {close[0]}?" if close else "See headstart fit --help.",
+            do=f"Did you mean {close[0]}?" if close else f"See headstart {command} --help.",
         )
     try:
         return FitSettings(**values)
     except ValidationError as cause:
-        first = cause.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise ArgumentError(
-            message if not name else f"--{name.replace('_', '-')}: {message}",
-            received=None if not name else first["input"],
-            do="See headstart fit --help.",
-        ) from cause
+        raise _refused(cause, command) from cause
 
 
 class CompareSettings(FitSettings):
@@ -243,16 +240,71 @@ def compare_settings(values: Mapping[str, Any]) -> CompareSettings:
     1
     """
     own = {key: values[key] for key in ("folds", "epochs", "augment") if key in values}
-    shared = fit_settings({key: value for key, value in values.items() if key not in own})
+    shared = fit_settings(
+        {key: value for key, value in values.items() if key not in own}, "compare"
+    )
     try:
         return CompareSettings(**{**shared.model_dump(), **own})
     except ValidationError as cause:
-        first = cause.errors()[0]
-        raise ArgumentError(
-            f"--{first['loc'][0]}: {first['msg']}",
-            received=first["input"],
-            do="See headstart compare --help.",
-        ) from cause
+        raise _refused(cause, "compare") from cause
+
+
+UNITS = {"size": " px", "budget": " minutes"}
+WANTED = {
+    "head": "give linear, or mlp:WIDTH such as mlp:96",
+    "prevalence": "give CLASS=SHARE, where the share is a number such as 0.01",
+}
+KINDS = {
+    "path_type": "give a path",
+    "string_type": "give text",
+    "bool_type": "give True or False",
+    "bool_parsing": "give True or False",
+}
+"""kinds of refusal by pydantic, in our words"""
+
+
+def _refused(cause: ValidationError, command: str) -> ArgumentError:
+    """The first thing that pydantic refused, in the words of the flags."""
+    first = cause.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "value_error":  # raised here
+        what = str(first["msg"]).removeprefix("Value error, ")
+    else:
+        what = WANTED.get(name) or _limits(name) or KINDS.get(first["type"]) or str(first["msg"])
+    return ArgumentError(
+        f"--{name.replace('_', '-')}: {what}" if name else what,
+        received=first["input"] if name else None,
+        do=f"See headstart {command} --help.",
+    )
+
+
+def _limits(name: str) -> str:
+    """What a setting may be: one of a few words, or a number within limits; empty for all others.
+
+    >>> _limits("size"), _limits("fit_image"), _limits("small_below")
+    ('32 to 1024 px', 'give crop, pad or squash', 'a whole number from 1')
+    """
+    field = CompareSettings.model_fields[name]
+    words = [
+        str(word)
+        for kind in (field.annotation, *get_args(field.annotation))
+        for word in get_args(kind)
+        if isinstance(word, str | int)
+    ]
+    if words:
+        return f"give {', '.join(words[:-1])} or {words[-1]}"
+    limits = {
+        key: getattr(rule, key)
+        for rule in field.metadata
+        for key in ("ge", "le")
+        if hasattr(rule, key)
+    }
+    if not limits:
+        return ""
+    if "le" in limits:
+        return f"{limits['ge']} to {limits['le']}{UNITS.get(name, '')}"
+    kind = "a number of" if name in UNITS else "a whole number"
+    return f"{kind}{UNITS.get(name, '')} from {limits['ge']}"
 
 
 def cache_dir() -> Path:

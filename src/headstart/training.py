@@ -15,19 +15,16 @@ from numpy.typing import NDArray
 from headstart.backbone.device import detect_device
 from headstart.backbone.features import features
 from headstart.backbone.graph import HEAD, TapGraph, tap_graph
-from headstart.errors import ArgumentError, TrainingError
+from headstart.errors import ArgumentError, RunFolderError, TrainingError, show
 from headstart.files import atomic_write, read_json, write_json
 from headstart.learning import Prepared, readable
 from headstart.opening import PARITY_IMAGES, say
 from headstart.plan.criterion import Criterion, halves, scorer
 from headstart.plan.decide import OWN, Strategy
 from headstart.plan.folds import folds_to_judge, verifying_folds
-from headstart.plan.measure import stratified
 from headstart.plan.steps import Way
-from headstart.run import Run
+from headstart.run import TRAINING, Run
 from headstart.settings import FitSettings, threads
-from headstart.train.answer import pooled_features
-from headstart.train.augment import parse_augment
 from headstart.train.head import Head, HeadTask, search_head, train_head
 from headstart.train.team import TRAIN, beside, joined, team
 
@@ -42,8 +39,6 @@ if TYPE_CHECKING:
     from headstart.train.suit import Suited
     from headstart.train.task import Task
 
-LEAST_TO_TEST = 100
-"""images below which one image more or less would decide what suits them all"""
 PARTIAL_BELOW = 0.6
 """share of the network's work that partial tuning freezes, at least: b4 of the default network"""
 CPU_PX = 160
@@ -84,7 +79,7 @@ class Start:
 
 def training_folder(run: Run) -> Path:
     """Where everything lies that training needs to go on after a stop."""
-    folder = run.folder / "training"
+    folder = run.folder / TRAINING
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -138,7 +133,7 @@ def head_from(start: Start, positions: NDArray[np.int64], place: str) -> Head:
     stored = start.folder / f"head-{start.graph.preprocess.size_px}px-{place}.safetensors"
     if stored.is_file():
         return Head(**load_file(stored))
-    task, seed = _task(start, positions), start.settings.seed
+    task, seed = head_task(start, positions), start.settings.seed
     x = start.x[positions]
     strength = search_head(x, task, seed, threads()).strength
     head = train_head(x, task.labels, task.classes, strength, seed)
@@ -146,7 +141,8 @@ def head_from(start: Start, positions: NDArray[np.int64], place: str) -> Head:
     return head
 
 
-def _task(start: Start, positions: NDArray[np.int64]) -> HeadTask:
+def head_task(start: Start, positions: NDArray[np.int64]) -> HeadTask:
+    """Labels, folds and groups of these images, for a head."""
     dev = start.prepared.development
     labels, groups = dev.labels[positions], dev.groups[positions]
     folds = np.unique(dev.folds[positions], return_inverse=True)[1]
@@ -182,38 +178,6 @@ def _at_training_size(
     return at(settings.size)
 
 
-def choose_augmentations(start: Start) -> tuple[Suited, ...]:
-    """Which augmentations suit the images: what the user says, else what a frozen head learns from them.
-
-    The first verifying fold takes no part.
-    """
-    from headstart.train.suit import IMAGES, Suited, suitable
-
-    prepared, settings = start.prepared, start.settings
-    asked = parse_augment(settings.augment)
-    if asked is not None:
-        return tuple(Suited(operation, 0.0, 0.0, True) for operation in asked)
-    learn, _ = start.apart(start.folds[0])
-    if len(learn) < LEAST_TO_TEST:
-        say(f"{len(learn)} images are too few to test augmentations: crops only")
-        return (Suited("crop", 0.0, 0.0, True),)
-    dev = prepared.development
-    some = np.sort(learn[stratified(dev.labels[learn], IMAGES, settings.seed)])
-    no_head = Head(*(np.zeros(s, np.float32) for s in ((1, start.x.shape[1]), 1)))
-    model = model_of(start, "finetune", no_head).to(start.fabric.device)
-    found = suitable(
-        lambda pixels: pooled_features(model, pixels),
-        np.stack([start.images.square(int(i)) for i in some]),
-        _task(start, some),
-        start.graph.preprocess.size_px,
-        settings.seed,
-        threads(),
-    )
-    used = [row.operation for row in found if row.used]
-    say(f"augmentations that suit these images: {', '.join(['crop', *used])}")
-    return (Suited("crop", 0.0, 0.0, True), *found)
-
-
 def network_of(settings: FitSettings, strategy: Strategy) -> nn.Module:
     """The pre-trained network, or the same one with random weights."""
     from headstart.backbone.load import create, load
@@ -242,14 +206,14 @@ def train_once(
     learn: NDArray[np.int64],
     valid: NDArray[np.int64],
     place: str,
-    keep: tuple[str, float] = ("last", 1.0),
+    keep: tuple[str, float] | None = None,
 ) -> tuple[Adapted, Tuned]:
     """Train a network once, or go on with that; returns it with its last weights.
 
     Args:
         way: what is trained, and for how long. head: where it starts from.
         learn, valid: positions among the development images. place: of its checkpoints.
-        keep: without `valid`, which mixture with the start to end with.
+        keep: which mixture with the start to end with; None: the best on `valid`.
 
     Raises:
         TrainingError: it diverged at every rate that was tried.
@@ -373,17 +337,27 @@ def machine_of(fabric: Fabric, folder: Path) -> Machine:
     """What the recipe must know of the hardware.
 
     Args:
-        folder: where the number of threads is kept: after a stop another number of processors must
-            not change the sums.
+        folder: where threads and device are kept: after a stop another number of processors must not
+            change the sums.
+
+    Raises:
+        RunFolderError: the training was begun on another device.
     """
     from headstart.train.recipe import Machine
 
-    stored = folder / "threads.json"
+    stored, device = folder / "threads.json", fabric.device.type
     if not stored.is_file():
-        write_json(stored, {"threads": max(1, threads() // beside())})
-    count = int(read_json(stored)["threads"])
+        write_json(stored, {"threads": max(1, threads() // beside()), "device": device})
+    facts = read_json(stored)
+    if facts.get("device", device) != device:
+        raise RunFolderError(
+            "This training was begun on another device",
+            where=folder,
+            received=f"{device}; it was {show(facts['device'])}",
+            do="Go on with it where it was begun, or start a new run with another --out.",
+        )
     precision = str(fabric._precision.precision)
-    return Machine(count, on_gpu=fabric.device.type == "cuda", precision=precision)
+    return Machine(int(facts["threads"]), on_gpu=device == "cuda", precision=precision)
 
 
 def whole(start: Start, positions: NDArray[np.int64]) -> NDArray[np.uint8]:

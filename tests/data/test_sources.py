@@ -248,7 +248,8 @@ def test_a_test_folder_that_lies_among_the_classes_is_not_trained_on(tmp_path: P
     ("paths", "where", "words"),
     [
         ([], "absent", "does not exist"),
-        (["photo.jpg"], "photo.jpg", "is a file"),
+        (["photo.jpg"], "photo.jpg", "is a file.*one sub-folder per class"),
+        (["t.csv"], "t.csv", r"is a file.*A table\? Give it as --table .*t\.csv"),
         ([], "", "No images were found.*my_photos/cats"),
         (["1.jpg", "2.jpg"], "", "No images.*2 entries without a class.*folder of its own"),
         (["a/", "b/"], "", "No images were found"),

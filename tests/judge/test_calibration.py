@@ -77,6 +77,44 @@ def test_a_gain_of_less_than_two_standard_errors_is_not_taken() -> None:
     assert taken.reason.startswith("It was too sure of itself; a temperature of 1.")
 
 
+def grouped(seed: int, groups: int, alike: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Calibrated logits [300, 2] and labels; this share of a group's images are one another's copies."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), 300 // groups)
+    copies = rng.random(300) < alike
+    z = np.where(copies, rng.normal(0, 2, groups)[group], rng.normal(0, 2, 300))
+    u = np.where(copies, rng.random(groups)[group], rng.random(300))
+    return np.stack([-z / 2, z / 2], axis=1), (u < special.expit(z)).astype(np.int64)
+
+
+@pytest.mark.parametrize(("groups", "alike"), [(30, 1.0), (3, 0.3)])
+def test_ten_images_alike_are_no_ten_reasons_to_correct_the_confidence(
+    groups: int, alike: float
+) -> None:
+    group = np.repeat(np.arange(groups), 300 // groups)
+    taken = {"as images": 0, "as groups": 0}
+    for seed in range(60):
+        logits, labels = grouped(seed, groups, alike)
+        folds = group % 5
+        taken["as images"] += not fit_temperature(logits, labels, folds).kept_at_one
+        taken["as groups"] += not fit_temperature(logits, labels, folds, group).kept_at_one
+    assert taken["as images"] > taken["as groups"] == 0
+
+
+def test_many_groups_still_show_a_planted_temperature_and_one_shows_none() -> None:
+    group = np.repeat(np.arange(60), 5)
+    logits, labels = grouped(0, 60, 0.5)
+    found = fit_temperature(3 * logits, labels, group % 5, group)
+    assert found.value > 1.5
+    alone = fit_temperature(3 * logits, labels, group % 5, 0 * group)
+    assert alone.kept_at_one and "one group" in alone.reason
+    each = np.arange(300)
+    plain = fit_temperature(3 * logits, labels, group % 5)
+    assert fit_temperature(3 * logits, labels, group % 5, each) == plain
+    with pytest.raises(ArgumentError, match="needs a group"):
+        fit_temperature(logits, labels, group % 5, [1])
+
+
 def test_stays_at_one_without_mistakes_or_folds() -> None:
     logits, labels = drawn(2, 60, 3)
     sure = 0.1 * np.eye(3)[labels]

@@ -177,6 +177,13 @@ def test_more_images_resolve_more_and_a_perfect_score_does_not_resolve_everythin
     assert (resolvable(100, 1.0).points or 0) > 5
     assert resolvable(2, 0.5).points is None
     assert "cannot show any difference" in resolvable(2, 0.5).sentence
+    told = resolvable(60, 0.85)
+    assert told.points == pytest.approx(13, abs=0.5)
+    assert told.sentence == (
+        "With 60 images, two models must differ by about 13 points of accuracy before a test is "
+        "likely to show it."
+    )
+    assert "by about 1.1 points" in resolvable(2000, 0.97).sentence
 
 
 @pytest.mark.parametrize(("n", "accuracy"), [(0, 0.5), (10, 1.5), (10, float("nan"))])

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from headstart.plan.compare import compare_pairs, images_needed, prefer, reached
+from headstart.plan.compare import (
+    ImagesNeeded,
+    compare_pairs,
+    images_needed,
+    prefer,
+    reached,
+    saved_images,
+)
 from headstart.plan.criterion import Criterion, Value, evaluate
 
 ACCURACY = Criterion("accuracy", "accuracy")
@@ -39,6 +46,36 @@ def test_equal_strategies_are_rarely_called_different(images_of_a_group: int) ->
         wrong += any(pair.real for pair in compare_pairs(values, groups, seed=k).pairs)
     # 95 % of binomial(200, .05) lies between 4 and 17.
     assert 4 <= wrong <= 17
+
+
+def test_three_sites_rarely_call_equal_strategies_different() -> None:
+    rng, wrong, repeats = np.random.default_rng(0), 0, 600
+    groups = np.repeat(np.arange(3), 40)
+    for k in range(repeats):
+        sites = rng.normal(size=(2, 3))[:, groups] + rng.normal(size=(2, 120))
+        moves = (sites - sites.mean(1, keepdims=True)) / 120 * np.sqrt(120 / 119)
+        values = {
+            name: Value(float(site.mean()), move)
+            for name, site, move in zip("ab", sites, moves, strict=True)
+        }
+        wrong += compare_pairs(values, groups, seed=k).pairs[0].real
+    # 95 % of binomial(600, .05) lies between 20 and 41.
+    assert 20 <= wrong <= 41
+
+
+def test_sites_that_agree_by_luck_make_no_difference_real() -> None:
+    """At each of three sites one is right on 20 images, the other on 19."""
+    groups, labels = np.repeat(np.arange(3), 20), np.zeros(60, np.int64)
+    right = np.ones((60, 2)) * [1.0, 0.0]
+    wrong = np.where((np.arange(60) % 20 == 0)[:, None], 1 - right, right)
+    values = {k: evaluate(ACCURACY, v, labels) for k, v in (("all", right), ("most", wrong))}
+    assert values["most"].se(groups) < 1e-9
+    (pair,) = compare_pairs(values, groups).pairs
+    assert not pair.real
+    assert pair.high - pair.low > 0.1
+    # .05 below the target, at a standard error of .03 that is known from three sites.
+    found = images_needed([10, 40], [values["most"]] * 2, values["all"], groups)
+    assert (found.n, found.low, found.high) == (None, 10, None)
 
 
 def test_every_interval_covers_its_true_difference_at_once() -> None:
@@ -84,7 +121,22 @@ def test_two_strategies_with_the_same_answers_do_not_differ() -> None:
     one = answers(np.random.default_rng(0), np.array([0.5]), 50, groups)["s0"]
     found = compare_pairs({"a": one, "b": one}, groups)
     assert not found.pairs[0].real
-    assert "No difference is real" in found.sentence
+    assert found.sentence == (
+        "No difference can be shown: luck can explain it on 50 held-out images, at 95 %."
+    )
+
+
+def test_nothing_shown_is_said_with_the_images_and_groups_that_could_have_shown_it() -> None:
+    groups = np.arange(30)
+    values = answers(np.random.default_rng(0), np.full(3, 0.9), 30, groups)
+    assert compare_pairs(values, groups).sentence == (
+        "No difference can be shown: luck can explain each of the 3 pairs on 30 held-out images, "
+        "all taken together at 95 %."
+    )
+    assert "on 30 held-out images of 10 groups" in compare_pairs(values, groups // 3).sentence
+    alone = compare_pairs(values, 0 * groups)  # a single site shows no spread at all
+    assert not any(pair.real for pair in alone.pairs)
+    assert all(pair.low == -np.inf and pair.high == np.inf for pair in alone.pairs)
 
 
 def test_the_simplest_within_one_standard_error_is_preferred_and_called_so() -> None:
@@ -113,6 +165,40 @@ def test_images_needed_lie_between_the_sizes_around_the_target() -> None:
     below = images_needed(sizes, curve, Value(0.4, noise[4]), np.arange(200))
     assert below.at_most
     assert below.n == 10
+
+
+def test_few_groups_make_the_number_of_images_needed_less_sure() -> None:
+    rng, sizes, covered, repeats = np.random.default_rng(0), [10, 20, 40, 80, 160], 0, 300
+    groups = np.repeat(np.arange(3), 30)
+    for k in range(repeats):
+        sites = 0.02 * rng.normal(size=(6, 3))[:, groups]
+        means = sites.mean(1)
+        moves = (sites - means[:, None]) / 90 * np.sqrt(90 / 89)
+        curve = [Value(0.5 + 0.1 * i + means[i], moves[i]) for i in range(5)]
+        target = Value(0.65 + means[5], moves[5])
+        found = images_needed(sizes, curve, target, groups, seed=k)
+        assert found.low is not None
+        covered += found.low <= np.sqrt(20 * 40) <= (found.high or np.inf)
+    assert covered / repeats >= 0.93
+
+
+def test_one_site_does_not_show_how_many_images_are_needed() -> None:
+    still = np.zeros(20)
+    curve = [Value(0.5, still), Value(0.9, still)]
+    found = images_needed([10, 40], curve, Value(0.7, still), np.zeros(20, np.int64))
+    assert found.n == pytest.approx(20)
+    assert (found.low, found.high) == (None, None)
+
+
+def test_what_is_saved_is_said_with_its_interval_or_that_nothing_is() -> None:
+    never = ImagesNeeded(None, None, None, at_most=False)
+    assert "none are saved" in saved_images("head_top", [10, 160], never)
+    first = ImagesNeeded(10.0, 10.0, 10.0, at_most=True)
+    assert "at least 94% are saved" in saved_images("head_top", [10, 160], first)
+    some = ImagesNeeded(40.0, 20.0, None, at_most=False)
+    words = saved_images("head_top", [10, 160], some)
+    assert "75% are saved (95 % interval of the number needed: 20 to more than 160)" in words
+    assert "too few images, or groups" in saved_images("head_top", [160], some)
 
 
 def test_a_score_that_is_never_reached_is_said_to_be() -> None:

@@ -22,7 +22,13 @@ PLAN: dict[str, Any] = {
     "flips_if": ["600 more images would make the set medium-sized."],
     "depth_curve": [ROW | {"stage": "stem"}, ROW | {"stage": "head", "score": 0.9}],
     "all_stages": ROW | {"score": 0.9},
-    "size": {"n": 400, "small_below": 1000, "large_above": 10_000, "verdict": "small"},
+    "size": {
+        "n": 400,
+        "per_class": {"a": 200, "b": 200},
+        "small_below": 1000,
+        "large_above": 10_000,
+        "verdict": "small",
+    },
     "similarity": {
         "verdict": "unclear",
         "bn_shift": 0.52,
@@ -125,7 +131,76 @@ def test_near_duplicates_say_what_is_wrong_with_them(tmp_path: Path) -> None:
         tmp_path,
         {"n": 2, "counts": [{"class": "x", "total": 2}], "near_duplicates": [pair], **empty},
     )
-    assert "a ~ b (turned, two classes, both sides of your split)" in text
+    assert "a ~ b (turned, two labels, both sides of your split)" in text
+
+
+def test_a_class_that_imagenet_may_hold_says_what_of_it() -> None:
+    keys = ("unreadable", "ignored", "label_conflicts", "leaks", "notes", "near_duplicates")
+    data: dict[str, Any] = {key: [] for key in keys}
+    data |= {"n": 2, "counts": [{"class": "wolves", "total": 2}], "duplicates": [["a", "b"]] * 3}
+    data["source_overlap"] = [{"class": "wolves", "source": "timber wolf", "share": 0.67}]
+    text = check_text(Path("run"), data)
+    assert (
+        "1 class that ImageNet, the network's training data, may hold already (scores may flatter):"
+        "\n  wolves ~ timber wolf (67 %)\n"
+    ) in text
+    assert "3 pictures stored more than once:\n  a = b" in text
+
+
+def test_corrected_labels_are_given_back_with_the_whole_command(tmp_path: Path) -> None:
+    scores = SCORES | {"suggestions": {"listed": 3}}
+    command = "headstart fit photos --group re:x --relabel run/corrected.csv"
+    assert (
+        f"look at: {tmp_path}/suggestions.csv (correct `label`, save it as corrected.csv; then: "
+        f"{command})"
+    ) in fit_text(tmp_path, PLAN, scores, command).splitlines()
+
+
+POINT = {
+    "name": "b",
+    "target": {"rate": "sensitivity", "value": 0.9},
+    "refused": False,
+    "prevalence": None,
+    "sentence": "Call it b from a probability of 0.3 on.",
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "share", "told"),
+    [
+        ("accuracy", None, False),
+        ("auc", None, False),
+        ("auc:b", None, True),
+        ("sens@spec=0.9", None, True),
+        ("accuracy", 0.01, True),
+    ],
+)
+def test_a_threshold_is_told_to_those_who_asked_for_one(
+    tmp_path: Path, metric: str, share: float | None, told: bool
+) -> None:
+    points = [POINT | {"prevalence": share}, POINT | {"name": "a"}]
+    text = fit_text(tmp_path, PLAN | {"metric": metric}, SCORES | {"operating": points})
+    assert (POINT["sentence"] in text.splitlines()) is told
+
+
+@pytest.mark.parametrize(
+    ("smallest", "advice"),
+    [
+        (4, "next:    label more images (30 or more per class), then fit again"),
+        (30, "next:    look at some images of every class: can a person tell them apart?"),
+    ],
+)
+def test_what_cannot_be_learned_is_said_before_any_score(smallest: int, advice: str) -> None:
+    size = PLAN["size"] | {"n": 50, "per_class": {"a": smallest, "b": 30}}
+    scores = SCORES | {"suggestions": {"listed": 3}}
+    text = fit_text(Path("run"), PLAN | {"learnable": False, "size": size}, scores)
+    first, second, *_, last = filter(None, text.splitlines())
+    assert first.startswith("! These 50 images cannot show whether anything was learned")
+    assert first.endswith("The scores below may be luck.")
+    assert second.startswith("Trained: ")
+    assert last == advice
+    for contradiction in ("stays", "rule of thumb", "predict", "suggestions"):
+        assert contradiction not in text
 
 
 def test_the_result_says_which_differences_cannot_be_seen(tmp_path: Path) -> None:
@@ -171,7 +246,6 @@ def test_the_result_says_what_was_done_how_good_it_is_and_what_is_next(tmp_path:
         ({"strategy": "all_stages", "case": None}, "(none of the four cases)"),
         ({"case_prior": [2]}, "said case 2; the data decided:"),
         ({"forced": "--case 1"}, "said case 1 or 2; --case 1 was given."),
-        ({"learnable": False}, "Not learnable: no stage beats guessing"),
         ({"metric": "balanced_accuracy"}, "Balanced accuracy drives every choice"),
     ],
 )

@@ -29,7 +29,9 @@ def test_nothing_is_trained_where_nothing_could_be_gained(change: dict, words: s
 
 def test_random_weights_are_tried_only_where_pre_training_may_not_help() -> None:
     assert "scratch" not in worth_training(SOME).strategies
-    assert "scratch" in worth_training(replace(SOME, baseline=0.85)).strategies
+    level = worth_training(replace(SOME, baseline=0.85))
+    assert "scratch" in level.strategies
+    assert level.reason.endswith("random weights are worth a try, too, if the budget allows.")
     large = replace(SOME, size_verdict="large")
     assert "scratch" in worth_training(large).strategies
     assert "scratch" not in worth_training(replace(large, similarity="similar")).strategies

@@ -179,13 +179,27 @@ def test_the_learning_curve_says_what_twice_the_images_would_bring(run: Path) ->
     assert "from at most half of the images it foretold" in Words(source).text
 
 
+def test_what_cannot_be_seen_is_told_with_the_test_behind_it(run: Path) -> None:
+    text = Words(render(run)).text
+    assert "less than 8.1 points is unseen. McNemar’s test at the 5 % level, 80 % power" in text
+    assert "only one of the two is right on 9 % of the images" in text
+    assert "judged on different images must differ by 14 points" in text
+
+
+def test_classes_that_imagenet_may_hold_come_with_what_follows_from_it(run: Path) -> None:
+    text = Words(render(run)).text
+    assert "Classes that ImageNet may hold already" in text
+    assert "then the scores flatter" in text
+
+
 def test_doubtful_labels_come_with_commands_that_put_them_right(run: Path) -> None:
     judged.judge(run, CLASSES)
     judged.depict(run, CLASSES)
     text = Words(render(run)).text
     assert "31 of the images to learn from" in text and "2 more" in text
     assert "labelled: cats (3.0 %) looks like: hamsters" in text
-    assert f"headstart fit my_photos --relabel '{run}/suggestions.csv'" in text
+    assert "Save it as corrected.csv in the same folder" in text
+    assert f"headstart fit my_photos --relabel '{run}/corrected.csv'" in text
 
 
 def test_new_labelled_images_have_a_report_of_their_own(run: Path) -> None:

@@ -119,3 +119,12 @@ def test_a_run_without_a_validation_part_keeps_only_its_views(tmp_path: Path) ->
     told, above, _ = cached(tmp_path, lesson=lesson(valid=0))
     tuned = train(tmp_path / "a", recipe("partial", through="conv2"), lesson=told, model=above)
     assert tuned.score is None and told.source.computed == 2
+
+
+def test_the_time_of_the_frozen_part_counts_also_after_a_stop(tmp_path: Path) -> None:
+    first, _, _ = cached(tmp_path)
+    first.source.prepare(0)
+    assert first.source.seconds > 0
+    again, _, _ = cached(tmp_path)
+    again.source.prepare(0)
+    assert again.source.computed == 0 and again.source.seconds == first.source.seconds

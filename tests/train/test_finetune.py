@@ -399,3 +399,9 @@ def test_views_are_made_as_the_recipe_says() -> None:
     np.testing.assert_array_equal(
         plain.source.views(0, np.arange(4)).inputs, plain.source.whole(np.arange(4))
     )
+
+
+def test_a_mixture_that_others_chose_is_kept_also_with_a_validation_part(tmp_path: Path) -> None:
+    tuned = train(tmp_path, lesson=replace(lesson(), keep=("last", 0.25)))
+    assert (tuned.average, tuned.alpha) == ("last", 0.25)
+    np.testing.assert_array_equal(tuned.logits, tuned.trials["last", 0.25])

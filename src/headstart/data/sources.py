@@ -272,9 +272,10 @@ def _must_be_folder(path: Path, what: str) -> None:
             f"{what} does not exist", where=path, do="Check the path and its permissions."
         )
     if path.exists() and not path.is_dir():
-        raise DataError(
-            f"{what} is a file", where=path, do="Give a folder with one sub-folder per class."
-        )
+        is_table = path.suffix.lower() == ".csv"
+        do = f"A table? Give it as --table {show(path)}." if is_table else ""
+        do = do or "Give a folder with one sub-folder per class."
+        raise DataError(f"{what} is a file", where=path, do=do)
     if not os.access(path, os.R_OK | os.X_OK):
         raise DataError(
             f"{what} cannot be read", where=path, do="Check its permissions, and links on the way."

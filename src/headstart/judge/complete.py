@@ -208,7 +208,7 @@ def prevalences(prevalence: Mapping[str, float], classes: Sequence[str]) -> dict
     strange = [name for name in prevalence if name not in classes]
     if strange:
         raise ArgumentError(
-            "A prevalence is given for no class",
+            "--prevalence names a class that is not in the data",
             received=", ".join(map(show, strange[:3])),
             do=f"{nearest(strange[0], classes)} Classes: {', '.join(map(show, classes[:20]))}.".strip(),
         )

@@ -99,12 +99,12 @@ def fit_sets(
     unit = _units(groups, truth)
     if not 0 < coverage < 1:
         raise ArgumentError("A coverage lies between 0 and 1", received=coverage)
-    needed = int(np.ceil(1 / (1 - coverage) - 1 - 1e-9))  # else the quantile is infinite
+    needed = least_images(1 - coverage)
     total = len(np.unique(unit))
     if total < needed:
         raise ArgumentError(
             "Too few images for prediction sets of this coverage",
-            received=f"{total} independent images, coverage {coverage:g}",
+            received=f"{total} images (of a group one counts), coverage {coverage:g}",
             do=f"Ask for less, or calibrate on at least {needed} images.",
         )
     score = 1 - p[np.arange(len(truth)), truth]
@@ -222,6 +222,16 @@ def _seen(coverage: float, inside: NDArray[np.bool_], truth: Ints, unit: Ints) -
         single=float((size == 1).mean()),
         of_class=tuple(classes),
     )
+
+
+def least_images(rate: float) -> int:
+    """How many images, each a draw of its own, a quantile takes that the given share lies above;
+    with fewer it is infinite.
+
+    >>> least_images(0.1), least_images(0.05)
+    (9, 19)
+    """
+    return int(np.ceil(1 / rate - 1 - 1e-9))
 
 
 def group_quantile(scores: Floats, groups: Ints, coverage: float) -> float:

@@ -246,7 +246,7 @@ def resolvable(n: int, accuracy: float) -> Resolvable:
         points=None if paired is None else 100 * paired,
         unpaired_points=None if apart is None else 100 * apart,
         discordance=discordance if paired is None else max(discordance, paired),
-        sentence=_resolvable_sentence(n, paired, apart, discordance),
+        sentence=_resolvable_sentence(n, paired),
     )
 
 
@@ -277,20 +277,15 @@ def _least_difference(excess: Callable[[float], float], most: float) -> float | 
     return high
 
 
-def _resolvable_sentence(
-    n: int, paired: float | None, apart: float | None, discordance: float
-) -> str:
+def _resolvable_sentence(n: int, paired: float | None) -> str:
     images = f"{n:,} image{'' if n == 1 else 's'}"
     if paired is None:
         return f"{images} cannot show any difference between two models."
-    text = (
-        f"On {images}, a difference of less than {paired * 100:.1f} points of accuracy between two "
-        f"models may well go unseen ({POWER:.0%} power at the {TEST_LEVEL:.0%} level of "
-        f"McNemar's test, when only one of the two is right on {max(discordance, paired):.0%} of them)"
-    ).replace("%", " %")
-    if apart is None:
-        return f"{text}; between models that were judged on different images, any difference."
-    return f"{text}; between models that were judged on different images, {apart * 100:.1f} points."
+    points = f"{100 * paired:.1f}" if paired < 0.1 else f"{100 * paired:.0f}"
+    return (
+        f"With {images}, two models must differ by about {points} points of accuracy before a test "
+        "is likely to show it."
+    )
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:

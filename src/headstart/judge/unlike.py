@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from headstart.errors import ArgumentError
 from headstart.judge.calibration import Floats, Ints
-from headstart.judge.conformal import group_quantile, group_weights
+from headstart.judge.conformal import group_quantile, group_weights, least_images
 from headstart.judge.metrics import Metric, wilson
 from headstart.parallel import one_blas_thread
 
@@ -81,11 +81,12 @@ def fit_unlike(
     if not 0 < rate < 1:
         raise ArgumentError("A rate of false alarms lies between 0 and 1", received=rate)
     names, total = np.unique(folds), len(np.unique(groups))
-    needed = int(np.ceil(1 / rate - 1 - 1e-9))
+    needed = least_images(rate)
     if total < needed or len(names) < 2:
         raise ArgumentError(
             "Too few images to tell which are unlike the others",
-            received=f"{total} independent images in {len(names)} folds, {rate:g} false alarms",
+            received=f"{total} images (of a group one counts) in {len(names)} folds, {rate:g} false "
+            "alarms",
             do=f"At least {needed} images in two folds are needed.",
         )
     far = _held_out(features, labels, groups, folds, seed)

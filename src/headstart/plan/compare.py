@@ -12,13 +12,15 @@ comparisons of equal strategies no pair is called different.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.plan.criterion import Value, difference
+from headstart.plan.criterion import Value
+from headstart.plan.folds import LEAST_GROUPS
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -55,8 +57,8 @@ class Pairs:
 class ImagesNeeded:
     """How many images make one curve equal to a target; None: more than there are.
 
-    `low` and `high` are a 95 % interval over which images were held out. `at_most`: already the
-    smallest size was enough.
+    `low` and `high` are a 95 % interval over which images were held out; fewer than LEAST_GROUPS
+    groups of them do not show one. `at_most`: already the smallest size was enough.
     """
 
     n: float | None
@@ -99,16 +101,39 @@ def compare_pairs(
     names = list(itertools.combinations(values, 2))
     if not names:
         return Pairs((), 0.0, "There is nothing to compare with.")
-    told = [difference(values[a], values[b], groups) for a, b in names]
-    moves = np.stack([values[a].influence - values[b].influence for a, b in names])
-    se = np.array([spread for _, spread in told])
+    gaps = [_gap(values[a], values[b]) for a, b in names]
+    se = np.array([careful_se(gap, groups) for gap in gaps])
+    moves = np.stack([gap.influence for gap in gaps])
     critical = _critical(_by_group(moves, groups), se, seed)
     pairs = []
-    for (a, b), (gain, _), spread in zip(names, told, se, strict=True):
-        reach = critical * wider_by * float(spread)
+    for (a, b), gap, spread in zip(names, gaps, se, strict=True):
+        gain, reach = gap.value, critical * wider_by * float(spread)
         real = abs(gain) > reach > 0
         pairs.append(Pair(a, b, gain, gain - reach, gain + reach, real))
-    return Pairs(tuple(pairs), critical, _sentence(pairs, len(np.unique(groups))))
+    return Pairs(tuple(pairs), critical, _sentence(pairs, groups))
+
+
+def careful_se(value: Value, groups: Int) -> float:
+    """Standard error over groups [N], never below that of single images: three sites with the same
+    number of mistakes agree by luck.
+
+    >>> alike = Value(0.9, np.array([0.05, -0.05, 0.05, -0.05]))
+    >>> alike.se(np.array([0, 0, 1, 1])), round(careful_se(alike, np.array([0, 0, 1, 1])), 2)
+    (0.0, 0.1)
+    """
+    return max(value.se(), value.se(groups))
+
+
+def students(normal: float, draws: int) -> float:
+    """How many standard errors, themselves known from so many draws, are as rare as these of a normal
+    distribution.
+
+    >>> [round(students(1.96, draws), 2) for draws in (3, 5, 50, 10_000)], students(1.96, 1)
+    ([4.3, 2.78, 2.01, 1.96], inf)
+    """
+    from scipy.special import ndtr, stdtrit
+
+    return float(stdtrit(draws - 1, ndtr(normal))) if draws > 1 else math.inf
 
 
 def prefer(values: Mapping[str, Value], groups: Int, wider_by: float = 1.0) -> tuple[str, str]:
@@ -128,8 +153,8 @@ def prefer(values: Mapping[str, Value], groups: Int, wider_by: float = 1.0) -> t
     """
     best = max(values, key=lambda name: values[name].value)
     for name, value in values.items():
-        gap, se = difference(values[best], value, groups)
-        if name == best or gap <= se * wider_by:
+        gap = _gap(values[best], value)
+        if name == best or gap.value <= careful_se(gap, groups) * wider_by:
             break
     rest = (
         "it has the highest score and nothing simpler comes within one standard error of it"
@@ -145,7 +170,8 @@ def images_needed(
     """Where a learning curve comes up to a target that was scored on the same N held-out images.
 
     Between two sizes the curve is a straight line over the logarithm of the size. The interval comes
-    from the same multipliers for the curve and the target, so it is a paired one.
+    from the same multipliers for the curve and the target, so it is a paired one; their spread is
+    drawn, too, as it is known from G groups only.
 
     Args:
         sizes: S numbers of images, growing. curve: the score at each.
@@ -157,18 +183,49 @@ def images_needed(
     20
     """
     scores = np.array([value.value for value in curve])
-    moves = _by_group(np.stack([*(v.influence for v in curve), target.influence]), groups)
+    moves = np.stack([*(v.influence for v in curve), target.influence])
     n = _crossing(sizes, scores[None], np.array([target.value]))[0]
+    at_most = bool(scores[0] >= target.value)
+    draws, count = len(np.unique(groups)), len(groups)
+    if draws < LEAST_GROUPS:
+        return ImagesNeeded(float(n) if np.isfinite(n) else None, None, None, at_most)
     rng = np.random.default_rng(seed)
-    drawn = np.concatenate(
-        [rng.standard_normal((BLOCK, moves.shape[1])) @ moves.T for _ in range(RESAMPLES // BLOCK)]
-    )
-    found = _crossing(sizes, scores + drawn[:, :-1], target.value + drawn[:, -1])
-    # Ranks, not interpolation: beyond the last size there is no number.
-    low = np.quantile(found, (1 - LEVEL) / 2, method="lower")
-    high = np.quantile(found, (1 + LEVEL) / 2, method="higher")
+    ends = []
+    # Never narrower than that of single images: groups that agree may do so by luck.
+    for part in [groups] if draws == count else [groups, np.arange(count)]:
+        drawn = _strays(_by_group(moves, part), count, draws, rng)
+        found = _crossing(sizes, scores + drawn[:, :-1], target.value + drawn[:, -1])
+        # Ranks, not interpolation: beyond the last size there is no number.
+        low = np.quantile(found, (1 - LEVEL) / 2, method="lower")
+        ends.append((low, np.quantile(found, (1 + LEVEL) / 2, method="higher")))
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     at, least, most = (float(end) if np.isfinite(end) else None for end in (n, low, high))
-    return ImagesNeeded(at, least, most, at_most=bool(scores[0] >= target.value))
+    return ImagesNeeded(at, least, most, at_most)
+
+
+def saved_images(name: str, sizes: Sequence[int], needed: ImagesNeeded) -> str:
+    """What a strategy saves against training from scratch on all images, in one sentence.
+
+    >>> saved_images("head_top", [10, 40, 160], ImagesNeeded(40.0, 20.0, None, False))
+    'head_top reaches with about 40 images what training from scratch reaches with all 160: 75% are \
+saved (95 % interval of the number needed: 20 to more than 160).'
+    """
+    whole = sizes[-1]
+    if len(sizes) == 1:
+        return f"{name}: some class has too few images, or groups, to learn from a part of them."
+    if needed.n is None:
+        words = f"{name} does not come up to training from scratch even with all {whole:,} images"
+        return f"{words}: none are saved{_range(needed, whole)}."
+    saved = 1 - needed.n / whole
+    if needed.at_most:
+        return (
+            f"{name} is level with training from scratch on all {whole:,} images, or above it, with "
+            f"{sizes[0]:,} of them already: at least {saved:.0%} are saved{_range(needed, whole)}."
+        )
+    return (
+        f"{name} reaches with about {needed.n:,.0f} images what training from scratch reaches with "
+        f"all {whole:,}: {saved:.0%} are saved{_range(needed, whole)}."
+    )
 
 
 def reached(
@@ -193,13 +250,11 @@ def reached(
 
 def _critical(moves: Float, se: Float, seed: int) -> float:
     """Standard errors that the largest of all differences strays by luck in 5 of 100 comparisons."""
-    from scipy.special import ndtr
-    from scipy.stats import t
-
     apart = se > 0  # two strategies with the same answers everywhere differ in nothing
     if not apart.any():
         return 0.0
-    scaled = moves[apart] / se[apart, None]  # [P, G]
+    # Not by `se`, which of few groups is larger than their moves: those must spread by 1.
+    scaled = moves[apart] / np.sqrt((moves[apart] ** 2).sum(1, keepdims=True))  # [P, G]
     rng = np.random.default_rng(seed)
     largest = np.concatenate(
         [
@@ -207,8 +262,27 @@ def _critical(moves: Float, se: Float, seed: int) -> float:
             for _ in range(RESAMPLES // BLOCK)
         ]
     )
-    normal = float(np.quantile(largest, LEVEL))
-    return float(t.ppf(ndtr(normal), max(1, moves.shape[1] - 1)))
+    return students(float(np.quantile(largest, LEVEL)), moves.shape[1])
+
+
+def _gap(one: Value, other: Value) -> Value:
+    return Value(one.value - other.value, one.influence - other.influence)
+
+
+def _strays(moves: Float, n: int, draws: int, rng: np.random.Generator) -> Float:
+    """How far scores stray by luck [B, S], together, of their moves [S, G] with G groups of n images.
+
+    Args:
+        draws: that their spread is known from.
+    """
+    count = moves.shape[1]
+    drawn = np.concatenate(
+        [rng.standard_normal((BLOCK, count)) @ moves.T for _ in range(RESAMPLES // BLOCK)]
+    )
+    # The influences hold n / (n - 1) of the images; groups are the draws.
+    fewer = count / (count - 1) * (n - 1) / n
+    spread = np.sqrt(rng.chisquare(draws - 1, (len(drawn), 1)) / (draws - 1))
+    return np.asarray(drawn * np.sqrt(fewer) / spread)
 
 
 def _by_group(moves: Float, groups: Int) -> Float:
@@ -230,8 +304,17 @@ def _crossing(sizes: Sequence[int], curves: Float, targets: Float) -> Float:
     return np.where(curves[:, 0] >= targets, float(sizes[0]), found)
 
 
-def _sentence(pairs: Sequence[Pair], draws: int) -> str:
+def _range(needed: ImagesNeeded, whole: int) -> str:
+    low, high = needed.low, needed.high
+    if low is None or (low == high and needed.at_most):
+        return ""
+    end = f"more than {whole:,}" if high is None else f"{high:,.0f}"
+    return f" (95 % interval of the number needed: {low:,.0f} to {end})"
+
+
+def _sentence(pairs: Sequence[Pair], groups: Int) -> str:
     """Which differences are real, in one sentence."""
+    n, draws = len(groups), len(np.unique(groups))
     above: dict[str, list[str]] = {}
     for pair in pairs:
         if pair.real:
@@ -239,12 +322,13 @@ def _sentence(pairs: Sequence[Pair], draws: int) -> str:
             if pair.difference < 0:
                 first, second = second, first
             above.setdefault(first, []).append(second)
-    many = f"the {len(pairs)} pairs" if len(pairs) > 1 else "the pair"
+    several = len(pairs) > 1
     if not above:
-        return (
-            f"No difference is real: luck can explain each of {many} on {draws:,} held-out draws, "
-            "all taken together at 95 %."
-        )
+        each = f"each of the {len(pairs)} pairs" if several else "it"
+        on = f"{n:,} held-out images" + (f" of {draws:,} groups" if draws < n else "")
+        together = "all taken together " if several else ""
+        return f"No difference can be shown: luck can explain {each} on {on}, {together}at 95 %."
+    together = f"with the {len(pairs)} pairs taken together " if several else ""
     alike: dict[tuple[str, ...], list[str]] = {}
     for one, worse in above.items():
         alike.setdefault(tuple(worse), []).append(one)
@@ -254,7 +338,7 @@ def _sentence(pairs: Sequence[Pair], draws: int) -> str:
     )
     rest = len(pairs) - sum(pair.real for pair in pairs)
     luck = f"; luck can explain the other {rest}" if rest else ""
-    return f"Real, with {many} taken together at 95 %: {told}{luck}."
+    return f"Real, {together}at 95 %: {told}{luck}."
 
 
 def _listed(names: Sequence[str]) -> str:

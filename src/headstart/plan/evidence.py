@@ -5,12 +5,15 @@ N images, C new classes, K source classes, H W px.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.backbone.graph import TapGraph
+from headstart.plan.compare import careful_se, students
+from headstart.plan.criterion import Criterion, mean_value
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -65,7 +68,9 @@ def source_probabilities(graph: TapGraph, head: NDArray[np.float32]) -> Float | 
     return np.asarray(exp / exp.sum(1, keepdims=True))
 
 
-def source_evidence(source: Float, labels: Int, folds: Int, classes: int) -> SourceEvidence:
+def source_evidence(
+    source: Float, labels: Int, folds: Int, classes: int, groups: Int | None = None
+) -> SourceEvidence:
     """Cross-fitted explained fraction of the new labels by the source's probabilities.
 
     For every fold the table P(new class | source class) is estimated on the others with a pseudo
@@ -73,6 +78,7 @@ def source_evidence(source: Float, labels: Int, folds: Int, classes: int) -> Sou
 
     Args:
         source: [N, K]. labels: [N] in 0..classes-1. folds: [N], groups whole.
+        groups: [N], images of one group are one draw; None: every image is one.
     """
     loss, prior_loss = np.zeros(len(labels)), np.zeros(len(labels))
     one_hot = np.eye(classes)[labels]
@@ -87,18 +93,22 @@ def source_evidence(source: Float, labels: Int, folds: Int, classes: int) -> Sou
     explained = 1 - loss.mean() / prior_loss.mean()
     # Delta method for a ratio of means on the same images.
     residual = (loss - (1 - explained) * prior_loss) / prior_loss.mean()
-    se = float(residual.std() / np.sqrt(len(labels)))
+    group = np.arange(len(labels)) if groups is None else groups
+    se = careful_se(mean_value(Criterion("log_loss", "log_loss"), residual, labels), group)
+    draws = len(np.unique(group))
     mean = source.mean(0)
     top = tuple((int(i), float(mean[i])) for i in np.argsort(-mean)[:5])
-    if explained > 2 * se:
+    if math.isinf(se):
+        said = "images of one group do not show what they know of these classes."
+    elif explained > se * (2.0 if draws == len(labels) else students(2.0, draws)):
         much = "something" if explained < MUCH else "much"
         much = "hardly anything" if explained < LITTLE else much
         said = f"they know {much} of these classes."
     else:
         said = "they know nothing of these classes."
+    around = "" if math.isinf(se) else f" (± {se:.0%})"
     sentence = (
-        f"The source's own classes explain {max(0.0, explained):.0%} of the labels "
-        f"(± {se:.0%}): {said}"
+        f"The source's own classes explain {max(0.0, explained):.0%} of the labels{around}: {said}"
     )
     return SourceEvidence(float(explained), se, top, sentence)
 
@@ -107,7 +117,7 @@ def resolution(pixels: NDArray[np.uint8]) -> Resolution:
     """Effective resolution of images as the network sees them.
 
     The smallest side whose frequencies hold 99.5 % of an image's contrast; a 32-px picture that was
-    enlarged to 224 px has one of about 32, whatever its file says.
+    enlarged to 224 px has one of about 26, whatever its file says.
 
     Args:
         pixels: uint8 [N, H, H, 3].

@@ -46,6 +46,17 @@ class Development:
     """content hash of every image"""
     classes: tuple[str, ...]
 
+    def take(self, positions: Int) -> Development:
+        """Some of these images, each held out in the fold that it had."""
+        return Development(
+            self.rows[positions],
+            self.labels[positions],
+            self.groups[positions],
+            self.folds[positions],
+            tuple(self.hashes[i] for i in positions),
+            self.classes,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
@@ -244,8 +255,8 @@ def _shift(
     return np.asarray(np.sqrt(np.maximum(squared, 0)))
 
 
-def stratified(labels: Int, most: int, seed: int) -> Int:
-    """About `most` indices in order, the classes in proportion, at least two of each.
+def stratified(labels: Int, most: int, seed: int, least: int = 2) -> Int:
+    """About `most` indices in order, the classes in proportion, at least two (or `least`) of each.
 
     >>> stratified(np.array([0] * 90 + [1] * 10), 10, seed=0).tolist().__len__()
     11
@@ -257,5 +268,5 @@ def stratified(labels: Int, most: int, seed: int) -> Int:
     picked = []
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
-        picked.append(rng.permutation(mine)[: max(2, round(share * len(mine)))])
+        picked.append(rng.permutation(mine)[: max(least, round(share * len(mine)))])
     return np.sort(np.concatenate(picked))

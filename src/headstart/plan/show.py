@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import log
 from pathlib import Path
 from typing import Any
 
 from headstart.data.check import named_classes
 from headstart.errors import show
 from headstart.plan.folds import VERIFYING
+from headstart.plan.plane import plane_lines
 
 BAR = 40
+KNOWN = "that ImageNet, the network's training data, may hold already (scores may flatter)"
 LISTED = 10
-WIDE, HIGH = 58, 13
-"""characters and lines of the plane of the four cases"""
-NAMES = {1: "new head", 2: "early stages", 3: "fine-tune", 4: "from scratch"}
 DONE = {
     "head_top": "a new head on the whole network, frozen",
     "head_cut": "the network cut after stage {cut}, and a new head on what is left, frozen",
@@ -27,11 +23,15 @@ DONE = {
     "scratch": "a new head and the whole network, from random weights",
 }
 SHOWN = ("accuracy", "balanced_accuracy", "auc")
+THRESHOLD = ("auc:", "sens@spec")
+"""beginnings of the metrics whose users want a threshold"""
+FEW = 30
+"""of a class: with fewer images, more of them are the first thing to try"""
 
 
 def plan_text(plan: dict[str, Any]) -> str:
     """The decision: case, numbers, reasons, the depth profile, what would flip it."""
-    lines = ["", *_quadrant(plan), "", *(show(reason) for reason in plan["reasons"]), ""]
+    lines = ["", *plane_lines(plan), "", *(show(reason) for reason in plan["reasons"]), ""]
     lines.append(f"How well each stage tells the classes apart ({_words(plan['metric'])}):")
     rows = [*plan["depth_curve"], plan["all_stages"] | {"stage": "all"}]
     best = max(rows, key=lambda row: row["score"])
@@ -49,7 +49,10 @@ def plan_text(plan: dict[str, Any]) -> str:
     sentence = plan.get("depth_control_sentence")
     if sentence and sentence not in plan["reasons"]:
         lines.append(show(sentence))
-    lines += [*_remarks(plan), "", "What would flip it:"]
+    lines += _drives(plan)
+    if not plan["learnable"]:
+        lines.append("Not learnable: no stage beats guessing by more than luck would.")
+    lines += ["", "What would flip it:"]
     lines += [f"  - {show(flip)}" for flip in plan["flips_if"]]
     return "\n".join(lines)
 
@@ -84,26 +87,29 @@ def check_text(folder: Path, data: dict[str, Any]) -> str:
             "entries that are not used",
             [f"{r['path']}: {r['reason']}" for r in data["ignored"]],
         ),
-        ("content of several files", "contents of several files", _equal(data["duplicates"])),
         (
-            "content under two classes",
-            "contents under two classes",
-            _equal(data["label_conflicts"]),
+            "picture stored more than once",
+            "pictures stored more than once",
+            _equal(data["duplicates"]),
         ),
+        ("picture with two labels", "pictures with two labels", _equal(data["label_conflicts"])),
         (
-            "content on both sides of your split",
-            "contents on both sides of your split",
+            "picture on both sides of your split",
+            "pictures on both sides of your split",
             _equal(data["leaks"]),
         ),
         (
-            "pair of near-duplicates",
-            "pairs of near-duplicates",
+            "pair of pictures that are nearly the same",
+            "pairs of pictures that are nearly the same",
             [f"{' ~ '.join(p['paths'])} ({_near_words(p)})" for p in data["near_duplicates"]],
         ),
         (
-            "class that looks like one of the source's",
-            "classes that look like one of the source's",
-            [f"{o['class']} ~ {o['source']} ({o['share']:.0%})" for o in data["source_overlap"]],
+            f"class {KNOWN}",
+            f"classes {KNOWN}",
+            [
+                f"{o['class']} ~ {o['source']} ({100 * o['share']:.0f} %)"
+                for o in data["source_overlap"]
+            ],
         ),
     ):
         if rows:
@@ -127,16 +133,26 @@ def _equal(groups: list[list[str]]) -> list[str]:
 def _near_words(pair: dict[str, Any]) -> str:
     """What happened to the picture, and what is wrong with that."""
     words = [pair["kind"]]
-    words += ["two classes"] if pair["conflict"] else []
+    words += ["two labels"] if pair["conflict"] else []
     words += ["both sides of your split"] if pair["leak"] else []
     return ", ".join(words)
 
 
-def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> str:
-    """The result: what was done, how good it is, where it lies, what to do next."""
+def fit_text(
+    folder: Path, plan: dict[str, Any], evaluation: dict[str, Any], relabel: str | None = None
+) -> str:
+    """The result: what was done, how good it is, where it lies, what to do next.
+
+    Args:
+        relabel: the command that learns again from corrected labels.
+    """
     done = DONE.get(plan["strategy"], plan["strategy"]).format(cut=show(plan["cut"]))
-    lines = ["", f"Trained: {done} ({_case(plan['case'])}).", _agreement(plan)]
-    lines += [f"  {show(sentence)}" for sentence in plan["switch"]]
+    trained = f"Trained: {done} ({_case(plan['case'])})."
+    if plan["learnable"]:
+        lines = ["", trained, _agreement(plan)]
+        lines += [f"  {show(sentence)}" for sentence in plan["switch"]]
+    else:  # comparisons of candidates would say nothing; they are in the report
+        lines = ["", _not_learnable(plan), "", trained]
     n = evaluation["n"]
     protocol = evaluation["protocol"]
     what = f"test {'image' if n == 1 else 'images'}"
@@ -152,15 +168,34 @@ def fit_text(folder: Path, plan: dict[str, Any], evaluation: dict[str, Any]) -> 
             more is not None and more.get("gain", 0) is not None
         ):  # a curve that is not trusted: none
             lines.append(show(more["sentence"]))
-    lines += [*_unrecognised(evaluation), *_remarks(plan), "", f"model:   {show(folder / 'model')}"]
+    lines += [*_unrecognised(evaluation), *_drives(plan), "", f"model:   {show(folder / 'model')}"]
     if (folder / "report.html").exists():
         lines.append(f"report:  {show(folder / 'report.html')}")
-    if (evaluation.get("suggestions") or {}).get("listed"):
+    if plan["learnable"] and (evaluation.get("suggestions") or {}).get("listed"):
+        then = f"; then: {show(relabel)}" if relabel else ""
         lines.append(
-            f"look at: {show(folder / 'suggestions.csv')} (correct `label`, then fit --relabel)"
+            f"look at: {show(folder / 'suggestions.csv')} (correct `label`, save it as "
+            f"corrected.csv{then})"
         )
-    lines.append(f"next:    headstart predict {shlex.quote(show(folder))} photo.jpg")
+    use = f"headstart predict {shlex.quote(show(folder))} photo.jpg"
+    lines.append(f"next:    {use if plan['learnable'] else _first_of_all(plan)}")
     return "\n".join(lines)
+
+
+def _not_learnable(plan: dict[str, Any]) -> str:
+    n = plan["size"]["n"]
+    images = "This 1 image" if n == 1 else f"These {n:,} images"
+    return (
+        f"! {images} cannot show whether anything was learned: no stage of the network beats "
+        "guessing by more than luck would. The scores below may be luck."
+    )
+
+
+def _first_of_all(plan: dict[str, Any]) -> str:
+    """What may make the images learnable."""
+    if min(plan["size"]["per_class"].values(), default=0) < FEW:
+        return f"label more images ({FEW} or more per class), then fit again"
+    return "look at some images of every class: can a person tell them apart?"
 
 
 def evaluation_text(folder: Path, evaluation: dict[str, Any]) -> str:
@@ -193,7 +228,10 @@ def _scores(evaluation: dict[str, Any], driving: str) -> list[str]:
         if metric["low"] is not None and metric["high"] is not None:
             value += f"  [{metric['low']:.3f}, {metric['high']:.3f}]"
         lines.append(f"  {_words(metric['name']):<18} {value}")
-    lines += _called(evaluation)
+    if driving.startswith(THRESHOLD) or any(
+        p.get("prevalence") for p in evaluation.get("operating", [])
+    ):
+        lines += _called(evaluation)
     if "resolvable" in evaluation:
         lines.append(show(evaluation["resolvable"]["sentence"]))
     return lines
@@ -227,16 +265,13 @@ def _unrecognised(evaluation: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _remarks(plan: dict[str, Any]) -> list[str]:
-    """What a reader of the scores must know."""
-    lines = []
-    if plan["metric"] == "balanced_accuracy":
-        lines.append(
-            "Balanced accuracy drives every choice: the largest class is over 3 times the smallest."
-        )
-    if not plan["learnable"]:
-        lines.append("Not learnable: no stage beats guessing by more than luck would.")
-    return lines
+def _drives(plan: dict[str, Any]) -> list[str]:
+    """Why not accuracy, where that was not asked for."""
+    if plan["metric"] != "balanced_accuracy":
+        return []
+    return [
+        "Balanced accuracy drives every choice: the largest class is over 3 times the smallest."
+    ]
 
 
 def _agreement(plan: dict[str, Any]) -> str:
@@ -244,8 +279,6 @@ def _agreement(plan: dict[str, Any]) -> str:
     prior = " or ".join(map(str, plan["case_prior"]))
     if plan["forced"] is not None:
         return f"The rule of thumb said case {prior}; {show(plan['forced'])} was given."
-    if not plan["learnable"]:
-        return f"The rule of thumb said case {prior}, but nothing was learned (see below):"
     if plan["case"] in plan["case_prior"]:
         return f"The rule of thumb said case {prior}, and the data agree:"
     return f"The rule of thumb said case {prior}; the data decided:"
@@ -257,120 +290,3 @@ def _case(case: int | None) -> str:
 
 def _words(name: str) -> str:
     return {"auc": "AUC", "log_loss": "log loss, less is better"}.get(name, name.replace("_", " "))
-
-
-@dataclass(frozen=True, slots=True)
-class _Plane:
-    """Where sizes and shifts lie on a plane of WIDE characters and HIGH lines."""
-
-    left: float
-    right: float
-    top: float
-    limits: tuple[float, ...]
-    """similar below, different from; empty where they are not known"""
-
-    def column(self, images: float) -> int:
-        return round((WIDE - 1) * log(images / self.left) / log(self.right / self.left))
-
-    def row(self, shift: float) -> int:
-        """A narrow band between the limits would not show, so every zone has lines of its own."""
-        zone = HIGH // 2 - 2
-        if not self.limits:
-            return round((HIGH - 1) * (1 - min(max(shift, 0) / self.top, 1)))
-        similar, different = self.limits
-        if shift >= different:
-            return round(zone * (1 - min((shift - different) / (self.top - different), 1)))
-        return HIGH // 2 if shift >= similar else HIGH - 1 - round(zone * max(shift, 0) / similar)
-
-    @property
-    def borders(self) -> dict[int, float]:
-        """The limits by their lines."""
-        return dict(zip((HIGH // 2 + 1, HIGH // 2 - 1), self.limits, strict=False))
-
-
-def _quadrant(plan: dict[str, Any]) -> list[str]:
-    """The plane of size and shift: the four cases, the thresholds, this data set and its interval."""
-    size, similarity = plan["size"], plan["similarity"]
-    n, shift = size["n"], similarity["bn_shift"]
-    small, large = max(2, size["small_below"]), max(3, size["large_above"])
-    limits = tuple(sorted((similarity["thresholds"] or {}).values()))
-    highest = similarity["high"] or shift or 0
-    plane = _Plane(
-        left=min(10, small / 10, n / 2),
-        right=max(large * 100, n * 5),
-        top=max(1.0, 1.25 * highest, 1.5 * max(limits, default=0)),
-        limits=limits,
-    )
-    lines = _drawn(plane, small, large, plan["case_prior"])
-    if shift is None:
-        first, last = 0, HIGH - 1
-    else:
-        low = shift if similarity["low"] is None else similarity["low"]
-        first, last = plane.row(highest), plane.row(low)
-    for at in range(first, last + 1):
-        lines[at][plane.column(n)] = "┃"
-    if shift is not None:
-        lines[plane.row(shift)][plane.column(n)] = "●"
-    marks = {
-        at: f"{value:.2f}" for at, value in {0: plane.top, HIGH - 1: 0, **plane.borders}.items()
-    }
-    return [
-        "  BatchNorm shift ↑, images to learn from →",
-        *(f"  {marks.get(at, ''):>4} │{''.join(line)}".rstrip() for at, line in enumerate(lines)),
-        *_axis(plane),
-        _point_text(plan),
-    ]
-
-
-def _drawn(plane: _Plane, small: int, large: int, prior: Sequence[int]) -> list[list[str]]:
-    """The plane without the data set: borders, and the names of the cases; the rule's own marked."""
-    lines = [[" "] * WIDE for _ in range(HIGH)]
-    for at in plane.borders:
-        lines[at] = ["┈"] * WIDE
-    middle, right = plane.column(small), plane.column(large)
-    for line in lines:
-        line[middle] = line[right] = "┊"
-    places = {2: (0, 0), 4: (0, right + 1), 1: (HIGH - 1, 0), 3: (HIGH - 1, right + 1)}
-    for case, (at, start) in places.items():
-        _write(lines[at], start, f"{'▶' if case in prior else ' '} {case} {NAMES[case]}")
-    _write(lines[0], middle + 1, " medium")
-    if plane.borders:
-        _write(lines[HIGH // 2], WIDE - 8, "unclear")
-    return lines
-
-
-def _axis(plane: _Plane) -> list[str]:
-    """The axis of sizes with its powers of ten."""
-    axis, labels = ["─"] * WIDE, [" "] * (WIDE + 2)
-    for power in range(10):
-        if plane.left <= 10**power <= plane.right:
-            axis[plane.column(10**power)] = "┴"
-            _write(labels, plane.column(10**power), _short(10**power))
-    return [f"       └{''.join(axis)}", f"        {''.join(labels)}".rstrip()]
-
-
-def _point_text(plan: dict[str, Any]) -> str:
-    """This data set's place in words."""
-    size, similarity = plan["size"], plan["similarity"]
-    text = f"{size['n']:,} images to learn from ({size['verdict']}), shift "
-    if similarity["bn_shift"] is None:
-        return f"  ┃ your images: {text}not measured"
-    text += f"{similarity['bn_shift']:.2f}"
-    if similarity["low"] is not None and similarity["high"] is not None:
-        text += f" [{similarity['low']:.2f}, {similarity['high']:.2f}]"
-    return f"  ● your images: {text} ({similarity['verdict']})"
-
-
-def _write(line: list[str], start: int, text: str) -> None:
-    """Put text into a line of the plane, as far as it reaches."""
-    for k, character in enumerate(text, start):
-        if 0 <= k < len(line):
-            line[k] = character
-
-
-def _short(number: int) -> str:
-    """1k for a thousand, 1M for a million."""
-    for size, letter in ((10**9, "G"), (10**6, "M"), (1000, "k")):
-        if number >= size:
-            return f"{number // size}{letter}"
-    return str(number)

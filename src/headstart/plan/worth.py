@@ -69,11 +69,13 @@ def worth_training(standing: Standing) -> Worth:
     if no_use:
         return Worth(
             ("partial", "finetune", "scratch"),
-            "Pre-training adds nothing here, so random weights are tried as well.",
+            "No gain from pre-training can be told here: random weights are worth a try, too, if the "
+            "budget allows.",
         )
     if standing.size_verdict == "large" and standing.similarity == "different":
         return Worth(
             ("partial", "finetune", "scratch"),
-            "The images are many and different from the source, so random weights are tried as well.",
+            "The images are many and different from the source: random weights are worth a try, too, "
+            "if the budget allows.",
         )
     return Worth(("partial", "finetune"), "Re-training the network is tried within the budget.")

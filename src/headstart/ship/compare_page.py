@@ -89,6 +89,11 @@ def render_comparison(run_dir: Path) -> str:
             left_out=texts(stored.get("left_out")),
             saved=texts(saved),
             steps=steps,
+            around=any(
+                number(point.get("se")) is not None
+                for row in records(found.get("curves"))
+                for point in records(row.get("points"))
+            ),
             names=NAMES,
             charts=charts,
             specs=specs(charts),
@@ -221,12 +226,12 @@ def images(stored: Record) -> Chart | None:
             {
                 "n": point["n"],
                 "value": point["score"],
-                "low": point["score"] - (number(point.get("se")) or 0.0),
-                "high": point["score"] + (number(point.get("se")) or 0.0),
                 "kind": len(labels),
             }
+            | ({} if se is None else {"low": point["score"] - se, "high": point["score"] + se})
             for point in records(row.get("points"))
             if (number(point.get("n")) or 0) > 0 and number(point.get("score")) is not None
+            for se in [number(point.get("se"))]
         ]
         if points:
             values += points
@@ -250,11 +255,13 @@ def images(stored: Record) -> Chart | None:
         labels.append("random weights, all images")
     colour = _kinds(labels, [BLUE, "#2f8f6b"][: len(labels) - bool(rule)] + [ORANGE] * bool(rule))
     base = alt.Chart(inline(values)).encode(x=x, color=colour)
+    # No line where no standard error is known: one of no length would look like a sure score.
+    around = alt.Chart(inline([row for row in values if "low" in row])).encode(x=x, color=colour)
     drawn = alt.layer(
         alt.Chart(inline(rule))
         .encode(x=x, y=y, color=colour)
         .mark_line(strokeWidth=1.5, strokeDash=[4, 3]),
-        base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        around.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line(strokeWidth=2).encode(y=y),
         base.mark_point(**DOT).encode(y=y),
     )

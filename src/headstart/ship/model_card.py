@@ -9,6 +9,7 @@ from headstart.errors import show
 from headstart.judge.evaluate import Evaluation, resolvable
 from headstart.judge.words import counted
 from headstart.plan.measure import Measurement
+from headstart.ship.report_names import SHORT
 
 WITHOUT_HEADSTART = (
     "Without headstart, with onnxruntime and Pillow alone:",
@@ -53,8 +54,8 @@ def model_card(
         f"- Backbone: {_escape(backbone['name'])}, "
         + WEIGHTS.get(description["strategy"], FROZEN).format(_escape(backbone["source"]))
         + f"; licence of the weights: {_escape(backbone['licence'])}.",
-        f"- Strategy: {description['strategy']}"
-        + (f" at stage {description['cut']}" if description["cut"] else "")
+        f"- Strategy: {SHORT[description['strategy']]}"
+        + (f", up to stage {description['cut']}" if description["cut"] else "")
         + (f" (case {description['case']})" if description["case"] else "")
         + f"; stages kept: {', '.join(kept)}; removed: {', '.join(removed) or 'none'}.",
         f"- Input: {pre['size_px']} x {pre['size_px']} px; {FITS[pre['fit']].format(**pre)}.",
@@ -87,8 +88,7 @@ def model_card(
         "",
         "`model.onnx` runs anywhere ONNX does: input `image`, uint8 [N, H, W, 3], RGB, upright; "
         "output `probabilities`, float32 [N, C], in the order of `classes` in headstart.json. "
-        "Resizing, cropping and normalisation are inside. Confidence is calibrated by temperature "
-        f"({description['temperature']:.3f}).",
+        f"Resizing, cropping and normalisation are inside.{_confidence(evaluation)}",
         "",
         *WITHOUT_HEADSTART,
         "",
@@ -97,6 +97,12 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _confidence(evaluation: Evaluation) -> str:
+    """Whether a temperature corrects the confidence, as the evaluation says it."""
+    found = evaluation.calibration.temperature
+    return "" if found is None else f" {_escape(found.reason)}"
 
 
 def _escape(text: str) -> str:

@@ -28,7 +28,7 @@ from headstart.ship.page import (
 )
 from headstart.ship.picture_charts import feature_map
 from headstart.ship.plan_charts import MOST_CANDIDATES
-from headstart.ship.report_use import fit_command, quoted, use_commands
+from headstart.ship.report_use import CORRECTED, fit_command, quoted, use_commands
 
 EXPECTED = {
     "check": ("data.json",),
@@ -221,7 +221,8 @@ def _to_copy(run_dir: Path, run: Record) -> dict[str, Any]:
         "commands": use_commands(run_dir),
         "again_command": f"headstart report {quoted(run_dir)}",
         "fit_command": fit_command(run),
-        "relabel_command": fit_command(run, relabel=doubtful),
+        "relabel_command": fit_command(run, relabel=run_dir / CORRECTED),
+        "corrected": CORRECTED,
         "suggestions_file": quoted(doubtful),
     }
 

@@ -13,6 +13,9 @@ from headstart.ship.page import cleaned
 # What does not change the result, or stands elsewhere in the command.
 ELSEWHERE = ("data", "out", "resume", "report", "tensorboard", "relabel")
 
+CORRECTED = "corrected.csv"
+"""what suggestions.csv is to be saved as, beside it, once its labels are right"""
+
 
 def use_commands(run_dir: Path) -> list[tuple[str, str]]:
     """What to type to use the model, each with its purpose."""

@@ -57,7 +57,12 @@ def adapt(
         return finetune(fabric, model, lesson, recipe, folder, progress=progress, say=say)
     part, cached = above
     tuned = finetune(fabric, part, cached, recipe, folder, progress=progress, say=say)
-    return replace(tuned, state={**network_state(model.network), **tuned.state})
+    assert isinstance(cached.source, BoundarySource)
+    return replace(
+        tuned,
+        state={**network_state(model.network), **tuned.state},
+        seconds=tuned.seconds + cached.source.seconds,
+    )
 
 
 def _cut(

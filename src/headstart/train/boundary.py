@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,8 @@ class BoundarySource:
         self.shape = first.shape[1:]  # H, W, D
         self.computed = 0
         """views computed by this process"""
+        self.seconds = 0.0
+        """that the views which were used took, also in a process that was stopped"""
         self._maps: dict[int | None, Half] = {}
 
     @property
@@ -101,8 +104,11 @@ class BoundarySource:
             marker = path.with_suffix(".json")
             facts = {"key": self.key, "images": len(rows), "shape": list(self.shape)}
             if not _whole(path, marker, facts):
+                began = time.perf_counter()
                 self._compute(path, rows, view)
-                write_json(marker, facts | {"sha256": sha256_of(path)})
+                took = {"seconds": round(time.perf_counter() - began, 3)}
+                write_json(marker, facts | {"sha256": sha256_of(path)} | took)
+            self.seconds += float(read_json(marker)["seconds"])
             self._maps[view] = np.memmap(path, np.float16, "r", shape=(len(rows), *self.shape))
         return self._maps[view]
 
@@ -156,5 +162,6 @@ def _whole(path: Path, marker: Path, facts: dict[str, object]) -> bool:
         return False
     with contextlib.suppress(RunFolderError, OSError):
         stored = read_json(marker)
-        return stored == facts | {"sha256": sha256_of(path)}
+        found = facts | {"sha256": sha256_of(path)}
+        return "seconds" in stored and {key: stored.get(key) for key in found} == found
     return False

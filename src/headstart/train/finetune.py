@@ -100,7 +100,7 @@ def finetune(
     """
     if len(lesson.learn) == 0:
         raise ArgumentError("There are no images to learn from")
-    if lesson.keep[0] not in ("start", "last", *(["average"] if recipe.ema else [])):
+    if lesson.keep and lesson.keep[0] not in ("start", "last", *(["average"] * (recipe.ema > 0))):
         raise ArgumentError("A run without this average cannot end with it", received=lesson.keep)
     if not fabric.is_global_zero:
         progress, say = (lambda _: None), (lambda _: None)
@@ -247,11 +247,11 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
     truth = lesson.labels[lesson.valid]
     ends = {"average": loop.average} if recipe.ema else {}
     ends["last"] = {name: value.detach().clone() for name, value in loop.now.items()}
-    diverged = loop.retries > RETRIES
+    main, diverged = next(iter(ends)), loop.retries > RETRIES
     trials: dict[tuple[str, float], NDArray[np.float32]] = {}
 
     def attempt(end: str, alpha: float) -> None:
-        with wearing(loop.now, between(loop.start, ends[end], alpha)):
+        with wearing(loop.now, between(loop.start, {"start": loop.start, **ends}[end], alpha)):
             trials[end, alpha] = loop.logits(lesson.valid)
 
     def best() -> tuple[str, float]:
@@ -265,8 +265,11 @@ def _chosen(loop: Loop, started: NDArray[np.float32] | None) -> Tuned:
             attempt(end, 1.0)
         if recipe.kind != "scratch":
             for alpha in ALPHAS:
-                attempt(next(iter(ends)), alpha)
-    chosen = ("start", 0.0) if diverged else best() if trials else lesson.keep
+                attempt(main, alpha)
+    chosen = lesson.keep or (best() if trials else (main, 1.0))
+    chosen = ("start", 0.0) if diverged else chosen
+    if started is not None and chosen not in trials:
+        attempt(*chosen)
     name, alpha = chosen
     put(loop.now, between(loop.start, {"start": loop.start, **ends}[name], alpha))
     check_frozen(loop.model, loop.frozen)

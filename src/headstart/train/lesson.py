@@ -31,9 +31,10 @@ class Lesson:
     valid: Int  # images that the weights are chosen on; may be empty
     score: Score
     """criterion from logits [n, C] and labels [n]; higher is better"""
-    keep: tuple[str, float] = ("average", 1.0)
-    """without a validation part: which weights to end with, and their share in the mixture with the
-    start, as `Tuned.average` and `Tuned.alpha` of a run that had one"""
+    keep: tuple[str, float] | None = None
+    """which weights to end with, and their share in the mixture with the start, as `Tuned.average` and
+    `Tuned.alpha` of a run that chose them; None: the best on the validation part, without one the
+    average, or the last where there is none"""
     hashes: tuple[str, ...] = ()  # [N] content of every image: checkpoints of others are refused
 
 

@@ -52,7 +52,7 @@ def write_task(path: Path, task: Task) -> None:
         "labels": lesson.labels.tolist(),
         "learn": lesson.learn.tolist(),
         "valid": lesson.valid.tolist(),
-        "keep": list(lesson.keep),
+        "keep": lesson.keep and list(lesson.keep),
         "hashes": list(lesson.hashes),
     }
     write_json(path, facts)
@@ -93,7 +93,7 @@ def read_task(
         learn=learn,
         valid=np.array(facts["valid"], np.int64),
         score=score,
-        keep=(str(facts["keep"][0]), float(facts["keep"][1])),
+        keep=facts["keep"] and (str(facts["keep"][0]), float(facts["keep"][1])),
         hashes=tuple(facts["hashes"]),
     )
     return Task(model, lesson, recipe)
