@@ -85,7 +85,8 @@ def test_a_threshold_that_the_report_names_is_the_one_that_is_judged(
             row |= {"threshold": 0.875, "chosen_on": "80 held-out answers, each judged at the "
                     "choice of the others", "cross_fitted": True}  # fmt: skip
     (run / "evaluation.json").write_text(json.dumps(stored), encoding="utf-8")
-    assert call("evaluate", run, toy / "new", "--out", tmp_path / "my out") == 0
+    asked = ("--prevalence", "light=0.01", "--out", tmp_path / "my out")
+    assert call("evaluate", run, toy / "new", *asked) == 0
     shown = capsys.readouterr().out
     found = read_json(tmp_path / "my out" / "evaluation.json")
     points = [p for p in found["operating"] if not p["refused"]]

@@ -380,7 +380,7 @@ def test_the_card_says_what_it_is_how_it_was_made_and_how_good_it_is(toys: Any) 
     evaluation = json.loads((toys.early / "evaluation.json").read_text())
     for text in (
         "Tells apart 3 classes: blue, green, red.",
-        "Strategy: head_cut at stage b1 (case 2)",
+        "Strategy: new head on the early stages, frozen, up to stage b1 (case 2)",
         "stages kept: stem, b0, b1; removed: b2, b3, b4, b5, b6, head.",
         f"{evaluation['n']} images",
         "output `probabilities`, float32 [N, C]",
@@ -399,7 +399,8 @@ HOSTILE = ["<script>x</script>", "a|b", "# big", "[x](http://evil)", "![i](x)", 
 
 def test_class_names_cannot_write_markup_into_the_card(toys: Any) -> None:
     described = read_bundle(toys.run).description | {"classes": HOSTILE}
-    evaluation = SimpleNamespace(protocol="held out", n=1, metrics=[])
+    unsure = SimpleNamespace(temperature=None)
+    evaluation = SimpleNamespace(protocol="held out", n=1, metrics=[], calibration=unsure)
     measured = SimpleNamespace(n=1, similarity=SimpleNamespace(sentence="Like the source."))
     card = model_card(described, evaluation, measured)  # type: ignore[arg-type]
     line = next(line for line in card.splitlines() if line.startswith("Tells apart"))
