@@ -46,9 +46,15 @@ def test_random_weights_learn_their_statistics_and_longer() -> None:
     assert scratch.augment.strength > tuned.augment.strength
 
 
-def test_images_are_mixed_only_when_there_are_many() -> None:
-    assert not recipe_for("finetune", 19_999, 160, CPU).mix
+def test_images_are_mixed_when_there_are_many_or_when_they_come_again_often() -> None:
     assert recipe_for("finetune", 20_000, 160, CPU).mix
+    assert not recipe_for("finetune", 19_999, 160, CPU).mix
+    assert recipe_for("finetune", 600, 160, CPU).mix
+    assert not recipe_for("finetune", 600, 160, CPU, epochs=8).mix
+
+
+def test_a_frozen_part_that_is_kept_sees_one_picture_at_a_time() -> None:
+    assert not recipe_for("partial", 600, 160, CPU, through="b4").mix
 
 
 def test_averages_span_a_tenth_of_the_run() -> None:

@@ -22,8 +22,11 @@ EPOCHS_ROOT = 760.0
 """epochs times the root of the number of images"""
 FEW = 1_000
 """images below which weights are drawn to the start and crops keep half of the area"""
-MIX_FROM = 20_000
-"""images from which MixUp helps; below it only slows learning (Kolesnikov et al. 2020, BiT)"""
+MANY = 20_000
+"""images from which MixUp helps in any case (Kolesnikov et al. 2020, BiT), and a GPU takes 256"""
+MIX_EPOCHS = 20
+"""rounds from which MixUp and CutMix help few images, too: 1.7 and 2.0 points (docs/log.md). They
+slow learning, so shorter schedules do without"""
 RATES: dict[Kind, tuple[float, ...]] = {
     "finetune": (1e-3, 3e-4),
     "partial": (1e-3, 3e-4),
@@ -125,7 +128,7 @@ def recipe_for(
     if (kind == "partial") != (through is not None):
         raise ArgumentError("Partial tuning, and nothing else, names its last frozen stage")
     few, scratch = n < FEW, kind == "scratch"
-    batch = 32 if n < 5_000 else 256 if machine.on_gpu and n >= MIX_FROM else 64
+    batch = 32 if n < 5_000 else 256 if machine.on_gpu and n >= MANY else 64
     # On a CPU small passes stay in the cache: 8 to 16 images were fastest, 64 took four times as
     # long per image. 16 is also what a BatchNorm that trains needs.
     micro = batch if machine.on_gpu else 16
@@ -150,7 +153,7 @@ def recipe_for(
         # place threw it off from 91.7 to 12 % on 1,150 digits. Random weights bring none to keep.
         norm_eval=not scratch,
         # What the frozen part says of a mixed picture would be kept under one of its two labels.
-        mix=n >= MIX_FROM and kind != "partial",
+        mix=kind != "partial" and (n >= MANY or length >= MIX_EPOCHS),
         smoothing=0.0,
         clip=5.0 if scratch else 1.0,
         augment=Augment(
