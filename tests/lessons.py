@@ -103,7 +103,7 @@ def train(folder: Path, made: Any = None, every: int = 3, **options: Any) -> Any
     from headstart.train.finetune import finetune, open_fabric
 
     made = recipe() if made is None else made
-    fabric = options.pop("fabric", None) or open_fabric("cpu")
+    fabric = options.pop("fabric", None) or open_fabric("cpu", precision="32-true")
     model = options.pop("model", None) or start()
     told = options.pop("lesson", None) or lesson()
     return finetune(fabric, model, told, made, folder, every=every, **options)
@@ -114,7 +114,7 @@ def main() -> None:
     from headstart.train.finetune import open_fabric
 
     folder = Path(sys.argv[1])
-    fabric = open_fabric("cpu")
+    fabric = open_fabric("cpu", precision="32-true")
     # Passes of 8 images over all processes together, however many there are.
     made = recipe(norm_eval=False, micro_batch=8 // fabric.world_size)
     model = start()

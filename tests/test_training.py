@@ -58,13 +58,15 @@ def test_a_head_is_chosen_once_for_all_ways_to_train(
     np.testing.assert_array_equal(again.bias, first.bias)
 
 
-def test_a_training_goes_on_with_its_threads_and_on_its_device_only(tmp_path: Path) -> None:
-    def fabric(device: str) -> Any:
+def test_a_training_goes_on_with_its_threads_and_on_its_hardware_only(tmp_path: Path) -> None:
+    def fabric(device: str, precision: str) -> Any:
         return SimpleNamespace(
-            device=SimpleNamespace(type=device), _precision=SimpleNamespace(precision="32-true")
+            device=SimpleNamespace(type=device), _precision=SimpleNamespace(precision=precision)
         )
 
-    first = training.machine_of(fabric("cpu"), tmp_path)
-    assert training.machine_of(fabric("cpu"), tmp_path) == first
-    with pytest.raises(RunFolderError, match="another device"):
-        training.machine_of(fabric("cuda"), tmp_path)
+    first = training.machine_of(fabric("cpu", "bf16-mixed"), tmp_path)
+    assert first.precision == "bf16-mixed"
+    assert training.machine_of(fabric("cpu", "bf16-mixed"), tmp_path) == first
+    for other in (("cuda", "bf16-mixed"), ("cpu", "32-true")):
+        with pytest.raises(RunFolderError, match=r"other hardware.*it was cpu, bf16-mixed"):
+            training.machine_of(fabric(*other), tmp_path)

@@ -341,23 +341,24 @@ def machine_of(fabric: Fabric, folder: Path) -> Machine:
             change the sums.
 
     Raises:
-        RunFolderError: the training was begun on another device.
+        RunFolderError: the training was begun on another device, or in another precision.
     """
     from headstart.train.recipe import Machine
 
     stored, device = folder / "threads.json", fabric.device.type
+    here = {"device": device, "precision": str(fabric._precision.precision)}
     if not stored.is_file():
-        write_json(stored, {"threads": max(1, threads() // beside()), "device": device})
+        write_json(stored, {"threads": max(1, threads() // beside()), **here})
     facts = read_json(stored)
-    if facts.get("device", device) != device:
+    there = {name: facts.get(name, here[name]) for name in here}
+    if there != here:
         raise RunFolderError(
-            "This training was begun on another device",
+            "This training was begun on other hardware",
             where=folder,
-            received=f"{device}; it was {show(facts['device'])}",
+            received=f"{', '.join(here.values())}; it was {show(', '.join(there.values()))}",
             do="Go on with it where it was begun, or start a new run with another --out.",
         )
-    precision = str(fabric._precision.precision)
-    return Machine(int(facts["threads"]), on_gpu=device == "cuda", precision=precision)
+    return Machine(int(facts["threads"]), device == "cuda", here["precision"])
 
 
 def whole(start: Start, positions: NDArray[np.int64]) -> NDArray[np.uint8]:

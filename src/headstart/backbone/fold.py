@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headstart.backbone.depthwise import convolve
 from headstart.backbone.surgery import SAME, Adapted, pooled
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
@@ -87,11 +88,6 @@ def _pairs(network: nn.Module, example: Tensor) -> list[Pair]:
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    from timm.layers import Conv2dSame, pad_same
-    from torch.nn.functional import conv2d
-
-    same = isinstance(conv, Conv2dSame)
-
     def folded(self: nn.Conv2d, x: Tensor) -> Tensor:
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None and variance is not None
@@ -99,10 +95,7 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         weight = self.weight * scale.view(-1, 1, 1, 1)
         shifted = -mean if self.bias is None else self.bias - mean
         bias = torch.addcmul(norm.bias, shifted, scale)
-        if same:
-            x = pad_same(x, self.kernel_size, self.stride, self.dilation)
-            return conv2d(x, weight, bias, self.stride, (0, 0), self.dilation, self.groups)
-        return self._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
+        return convolve(self, x, weight, bias)
 
     def passed(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
         # timm's BatchNorms carry the activation that follows them.

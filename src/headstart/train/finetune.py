@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -121,17 +121,24 @@ def finetune(
     raise KeyboardInterrupt  # whoever ignores the signal: the run is not over
 
 
-def open_fabric(device: str, log_to: Path | None = None, alone: bool = False) -> Fabric:
+def open_fabric(
+    device: str,
+    log_to: Path | None = None,
+    alone: bool = False,
+    precision: Literal["32-true", "bf16-mixed"] | None = None,
+) -> Fabric:
     """Fabric for this process, launched: one process, or one of those that torchrun or SLURM started.
 
-    Precision by hardware: bfloat16 where the GPU computes in it, else float32.
+    Precision by hardware: bfloat16 where GPU or processor compute in it, else float32.
 
     Args:
         device: cpu or cuda. log_to: folder for TensorBoard, an optional extra.
         alone: one process, whatever the environment says.
+        precision: another than the hardware suggests.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.loggers import TensorBoardLogger
+    from lightning_fabric.plugins import MixedPrecision, Precision
     from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
@@ -143,7 +150,9 @@ def open_fabric(device: str, log_to: Path | None = None, alone: bool = False) ->
         if alone
         else int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
     )
-    bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision is None:
+        precision = "bf16-mixed" if _computes_in_bf16(device) else "32-true"
+    kind = MixedPrecision(precision, device) if precision == "bf16-mixed" else Precision()
     loggers = []
     if log_to is not None:
         require("tensorboard", "tensorboard", "logging to TensorBoard")
@@ -154,12 +163,18 @@ def open_fabric(device: str, log_to: Path | None = None, alone: bool = False) ->
         num_nodes=max(1, processes // here),
         # The statistics of BatchNorms are equal everywhere already: those that learn see all.
         strategy=DDPStrategy(broadcast_buffers=False) if processes > 1 else "auto",
-        precision="bf16-mixed" if bf16 else "32-true",
         loggers=loggers,
-        plugins=[LightningEnvironment()] if alone else None,
+        plugins=[kind, *([LightningEnvironment()] if alone else [])],
     )
     fabric.launch()
     return fabric
+
+
+def _computes_in_bf16(device: str) -> bool:
+    """Whether the hardware does; others imitate it, more slowly than they compute in float32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _epoch(loop: Loop, every: int, stop: Stop, progress: Callable[[Moment], None]) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from headstart.backbone.depthwise import quicken
 from headstart.backbone.fold import fold_norms
 from headstart.backbone.surgery import (
     Adapted,
@@ -92,6 +93,7 @@ class Loop:
         owner = stage_of(model.network, example)
         if recipe.norm_eval:
             fold_norms(model, example)
+        quicken(model.network)
         if fabric.world_size > 1:
             synchronise_norms(model, fabric.device.type == "cuda")
         self.optimizer = torch.optim.AdamW(groups(model, owner, recipe), fused=True)
@@ -251,7 +253,7 @@ class Loop:
         return self.recipe.rate * self.scale * shape(self.step, self.steps, self.recipe.warmup)
 
     def logits(self, rows: Int) -> NDArray[np.float32]:
-        """[n, C] of images as they are served, with the weights that the model wears."""
+        """[n, C] of images as they are served, in float32, with the weights that the model wears."""
         size, rank = self.fabric.world_size, self.fabric.global_rank
         padded = np.resize(rows, -(-len(rows) // size) * size)
         mine = padded[rank::size]
@@ -259,7 +261,7 @@ class Loop:
         self.model.eval()
         step = max(16, self.micro)
         parts = [mine[i : i + step] for i in range(0, len(mine), step)]
-        with torch.inference_mode(), self.fabric.autocast():
+        with torch.inference_mode():
             for inputs in ordered_map(self.lesson.source.whole, parts, max(2, self.recipe.threads)):
                 pixels = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.fabric.device)
                 found.append(self.model(pixels))

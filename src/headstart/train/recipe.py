@@ -129,9 +129,9 @@ def recipe_for(
         raise ArgumentError("Partial tuning, and nothing else, names its last frozen stage")
     few, scratch = n < FEW, kind == "scratch"
     batch = 32 if n < 5_000 else 256 if machine.on_gpu and n >= MANY else 64
-    # On a CPU small passes stay in the cache: 8 to 16 images were fastest, 64 took four times as
-    # long per image. 16 is also what a BatchNorm that trains needs.
-    micro = batch if machine.on_gpu else 16
+    # On a CPU small passes stay in the cache: 16 images were fastest, 64 took four times as long per
+    # image; of the last stages, which look at small maps, 32. 16 is also what a BatchNorm needs.
+    micro = batch if machine.on_gpu else 32 if kind == "partial" else 16
     length = epochs or epochs_for(kind, n)
     recipe = Recipe(
         kind=kind,
